@@ -1,0 +1,66 @@
+"""Tokenized samples and the padded batches made of them. NumPy only: used for trials, parity and latency alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["EncodedSplit", "pad_batch"]
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Tokenized samples of one split, unpadded, with their labels."""
+
+    features: Mapping[str, Sequence[np.ndarray]]
+    """Input name -> one int64 array (tokens,) per sample."""
+    labels: np.ndarray
+    """(samples,), int64 class ids or float32 targets."""
+    pad_values: Mapping[str, int]
+    """Input name -> the value of padded positions."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per sample, (samples,)."""
+        first = next(iter(self.features.values()))
+        return np.array([len(sample) for sample in first])
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> EncodedSplit:
+        """The samples at ``indices``, in that order."""
+        return EncodedSplit(
+            {name: [samples[i] for i in indices] for name, samples in self.features.items()},
+            self.labels[np.asarray(indices, dtype=np.int64)],
+            self.pad_values,
+        )
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Batches of similar length: (indices of the samples, inputs padded to the longest of the batch)."""
+        order = np.argsort(self.lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            yield indices, self.batch(indices)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """The samples at ``indices``, padded to the longest, (batch, sequence) int64 per input."""
+        return pad_batch(
+            {name: [samples[i] for i in indices] for name, samples in self.features.items()}, self.pad_values
+        )
+
+
+def pad_batch(
+    features: Mapping[str, Sequence[np.ndarray]], pad_values: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Pad on the right to the longest sample, (batch, sequence) int64 per input."""
+    padded = {}
+    for name, samples in features.items():
+        longest = max(len(sample) for sample in samples)
+        result = np.full((len(samples), longest), pad_values[name], dtype=np.int64)
+        for row, sample in zip(result, samples, strict=True):
+            row[: len(sample)] = sample
+        padded[name] = result
+    return padded

@@ -1,0 +1,55 @@
+"""What `axform optimize` can be asked for; one object, so that a resumed run can be held to the same."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .elements import LayerOrder
+from .plan import Focus, Selection
+
+__all__ = ["GroupShape", "OptimizeOptions", "SignMatchingMode"]
+
+GroupShape = Literal["any", "contiguous"]
+SignMatchingMode = Literal["auto", "on", "off"]
+
+
+class OptimizeOptions(BaseModel):
+    """Everything that decides the outcome of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    """Hub name, folder, or ``minilm``."""
+    task: str
+    focus: Focus = "speed"
+    data: str | None = None
+    """Folder with the task's files; None = the hub."""
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    max_length: int | None = Field(default=None, ge=2)
+    """Tokens per sample; None = the task's own, at most what the model can take."""
+    train_samples: int | None = Field(default=None, ge=4)
+    report_samples: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    prune_threshold: float = Field(default=0.005, ge=0)
+    approximate_threshold: float = Field(default=0.02, ge=0)
+    max_drop: float = Field(default=0.005, ge=0)
+    recover: float = Field(default=0.0, ge=0)
+    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back."""
+    group_size: int | None = Field(default=None, ge=1)
+    """Weights per group; None = by the model's size."""
+    layer_order: LayerOrder = "last-to-first"
+    sign_matching: SignMatchingMode = "auto"
+    selection: Selection = "majority"
+    ffn_groups: GroupShape = "any"
+    attention_groups: GroupShape = "contiguous"
+
+    baseline_epochs: int | None = Field(default=None, ge=0)
+    """None = 3, or 0 when the model comes with a trained task head."""
+    final_epochs: int = Field(default=3, ge=0)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    distill: bool = True

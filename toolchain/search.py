@@ -1,0 +1,201 @@
+"""The loop over the queue (AxFormer v1, Algorithm 3): prune, approximate or retain, one element at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .elements import BlockKind, Element, LayerOrder, block_costs, build_queue, with_element
+from .evaluation import Evaluator
+from .journal import Journal, TrialRecord
+from .options import GroupShape
+from .plan import ApproximationPlan, Focus, Selection, SignMatching
+from .significance import Measurement, Significance, Thresholds, Verdict
+
+__all__ = ["SearchOptions", "SearchProgress", "SearchResult", "search"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search may do.
+
+    ``sequence`` is the sample length in tokens that costs are computed for. ``sign_matching`` is what an approximable
+    ATTN block may be replaced by with the speed focus (None: nothing). With the speed focus, groups of a block are
+    removed from both ends so that a contiguous range remains (greedy shrinking) where ``*_groups`` says so; along the
+    intermediate neurons contiguity buys nothing, along input features it turns a Gather into a Slice.
+    """
+
+    focus: Focus
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    sequence: int = 128
+    layer_order: LayerOrder = "last-to-first"
+    sign_matching_k: int | None = None
+    selection: Selection = "majority"
+    ffn_groups: GroupShape = "any"
+    attention_groups: GroupShape = "contiguous"
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """State of a search after a trial."""
+
+    element: Element
+    record: TrialRecord
+    done: int
+    """Elements of the queue that are settled, tried or dropped."""
+    total: int
+    loss_ratio: float
+    """Loss of the trial over the baseline loss."""
+    plan: ApproximationPlan
+    replayed: bool
+    """The trial was read from the journal, not run."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    plan: ApproximationPlan
+    baseline: Measurement
+    final: Measurement
+    """Loss and metric under the plan, before the final fine-tuning."""
+    trials: int
+    seconds: float
+    """Time spent in trials, those of earlier, interrupted runs included."""
+
+
+def search(
+    evaluator: Evaluator,
+    options: SearchOptions,
+    journal: Journal,
+    on_trial: Callable[[SearchProgress], None] | None = None,
+) -> SearchResult:
+    """Run the whole queue and return the plan.
+
+    ``evaluator`` must hold the baseline: a plan that changes nothing.
+    """
+    return _Search(evaluator, options, journal, on_trial).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        options: SearchOptions,
+        journal: Journal,
+        on_trial: Callable[[SearchProgress], None] | None,
+    ) -> None:
+        self._evaluator = evaluator
+        self._options = options
+        self._journal = journal
+        self._on_trial = on_trial
+        self._plan = evaluator.plan
+        self._trials = 0
+        self._seconds = 0.0
+        shape = self._plan.model.shape
+        costs = block_costs(shape, options.focus, options.sequence)
+        self._queue = build_queue(shape, self._plan.group_size, costs, options.layer_order)
+        self._total = len(self._queue)
+        self._approximable: list[Element] = []
+
+    def run(self) -> SearchResult:
+        baseline = self._measure(Element("ATTN", 0), "baseline", self._plan)
+        self._significance = Significance(self._options.focus, self._options.thresholds, baseline.measurement)
+        self._current = baseline.measurement
+        while self._queue:
+            element = self._queue.pop(0)
+            candidate = with_element(self._plan, element)
+            if candidate is None:
+                continue  # the last group or head of a block: the block itself was tried and is needed
+            self._settle(element, candidate)
+        for element in self._approximable:
+            self._try_sign_matching(element)
+        return SearchResult(self._plan, baseline.measurement, self._current, self._trials, self._seconds)
+
+    def _settle(self, element: Element, candidate: ApproximationPlan) -> None:
+        record = self._measure(element, "prune", candidate)
+        if record.verdict is Verdict.PRUNE:
+            self._accept(candidate, record.measurement)
+            if element.part == "block":
+                self._drop_inside(element)
+        elif record.verdict is Verdict.APPROXIMATE and element.part == "block":
+            if element.block == "ATTN":
+                self._approximable.append(element)
+        elif element.part == "block":
+            self._drop_inside(element)
+        if record.verdict is not Verdict.PRUNE and self._shrinks_greedily(element):
+            self._turn_around(element)
+        self._report(element, record)
+
+    def _try_sign_matching(self, block: Element) -> None:
+        """An approximable ATTN block as a whole, after its children were tried; it must itself stay approximable."""
+        options = self._options
+        if options.focus != "speed" or options.sign_matching_k is None:
+            return
+        candidate = self._plan.model_copy(deep=True)
+        candidate.layers[block.layer].attention.sign_matching = SignMatching(
+            k=options.sign_matching_k, selection=options.selection
+        )
+        record = self._measure(block, "sign matching", candidate)
+        if record.verdict is not Verdict.RETAIN and self._significance.keeps_metric(record.measurement):
+            self._accept(candidate, record.measurement)
+        self._report(block, record)
+
+    def _measure(self, element: Element, change: str, candidate: ApproximationPlan) -> TrialRecord:
+        record = self._journal.next_recorded(str(element), change)
+        self._replayed = record is not None
+        if record is None:
+            started = time.perf_counter()
+            measured = self._evaluator.measure(candidate)
+            verdict = Verdict.RETAIN if change == "baseline" else self._significance.judge(measured)
+            record = TrialRecord(
+                trial=self._trials,
+                element=str(element),
+                change=change,
+                loss=measured.loss,
+                metric=measured.metric,
+                verdict=verdict,
+                seconds=time.perf_counter() - started,
+            )
+            self._journal.append(record)
+        self._trials += 1
+        self._seconds += record.seconds
+        return record
+
+    def _accept(self, plan: ApproximationPlan, measured: Measurement) -> None:
+        self._plan = plan
+        self._current = measured
+        self._significance.accept(measured)
+        self._evaluator.accept(plan)
+
+    def _drop_inside(self, block: Element) -> None:
+        self._queue = [element for element in self._queue if element.parent != block]
+
+    def _shrinks_greedily(self, element: Element) -> bool:
+        if element.part != "group" or self._options.focus != "speed":
+            return False
+        return self._group_shape(element.block) == "contiguous"
+
+    def _group_shape(self, block: BlockKind) -> GroupShape:
+        return self._options.attention_groups if block == "ATTN" else self._options.ffn_groups
+
+    def _turn_around(self, refused: Element) -> None:
+        """Greedy shrinking: the first refusal on the way up sends the block's other groups downward from the top."""
+        siblings = [element for element in self._queue if element.parent == refused.parent and element.part == "group"]
+        others = [element for element in self._queue if element not in siblings]
+        goes_up = bool(siblings) and siblings[0].index > refused.index
+        self._queue = (siblings[::-1] if goes_up else []) + others
+
+    def _report(self, element: Element, record: TrialRecord) -> None:
+        if self._on_trial is None:
+            return
+        self._on_trial(
+            SearchProgress(
+                element=element,
+                record=record,
+                done=self._total - len(self._queue),
+                total=self._total,
+                loss_ratio=record.loss / self._significance.baseline.loss if self._significance.baseline.loss else 1.0,
+                plan=self._plan,
+                replayed=self._replayed,
+            )
+        )

@@ -1,0 +1,82 @@
+"""How significant is an element? Thresholds and the verdict of one trial (AxFormer v1, Algorithm 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .plan import Focus
+
+__all__ = ["Measurement", "Significance", "Thresholds", "Verdict"]
+
+
+class Verdict(str, Enum):
+    PRUNE = "prune"
+    APPROXIMATE = "approximate"
+    RETAIN = "retain"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Mean loss per sample and task metric (larger is better) of a model on the selection split."""
+
+    loss: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The knobs of a search, as fractions of the baseline.
+
+    The loss may grow by ``prune`` for an element to be pruned and by ``approximate`` for it to be approximated; the
+    task metric may fall by ``max_drop`` of its baseline. The defaults are the paper's, for less than 0.5 % relative
+    loss of accuracy.
+    """
+
+    prune: float = 0.005
+    approximate: float = 0.02
+    max_drop: float = 0.005
+
+
+class Significance:
+    """Judges measurements against the baseline and, with the accuracy focus, against the best loss so far.
+
+    Beside the loss stands a guard on the metric, because a relative threshold on a loss near zero means nothing: what
+    is pruned must keep the metric above its bound.
+    """
+
+    def __init__(self, focus: Focus, thresholds: Thresholds, baseline: Measurement) -> None:
+        self._focus = focus
+        self._thresholds = thresholds
+        self.baseline = baseline
+        self.min_loss = baseline.loss
+
+    @property
+    def metric_bound(self) -> float:
+        """The smallest metric that is still acceptable."""
+        drop = 0.0 if self._focus == "accuracy" else self._thresholds.max_drop
+        return self.baseline.metric - drop * abs(self.baseline.metric)
+
+    @property
+    def prune_below(self) -> float:
+        if self._focus == "accuracy":
+            return self.min_loss
+        return (1 + self._thresholds.prune) * self.baseline.loss
+
+    @property
+    def approximate_below(self) -> float:
+        reference = self.min_loss if self._focus == "accuracy" else self.baseline.loss
+        return (1 + self._thresholds.approximate) * reference
+
+    def keeps_metric(self, measured: Measurement) -> bool:
+        return measured.metric >= self.metric_bound
+
+    def judge(self, measured: Measurement) -> Verdict:
+        """The verdict for the current model without the element; NaN losses are retained."""
+        if measured.loss < self.prune_below and self.keeps_metric(measured):
+            return Verdict.PRUNE
+        return Verdict.APPROXIMATE if measured.loss < self.approximate_below else Verdict.RETAIN
+
+    def accept(self, measured: Measurement) -> None:
+        """Record that the model as measured is now the current one."""
+        self.min_loss = min(self.min_loss, measured.loss)

@@ -1,0 +1,135 @@
+"""The tasks axform knows: their text columns, their labels and the metric they are judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import AxformError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["TASKS", "Metric", "Task", "compute_metric", "task_named"]
+
+Metric = Literal["accuracy", "matthews", "pearson"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sequence classification or regression task over one text or a pair of texts."""
+
+    name: str
+    text_columns: tuple[str, ...] = ()
+    """One or two columns; empty = found among `_COMMON_COLUMNS` when the data is read."""
+    labels: tuple[str, ...] = ()
+    """Label names by id; empty = taken from the data (or a regression)."""
+    metric: Metric = "accuracy"
+    label_column: str = "label"
+    hub: tuple[str, str] | None = None
+    """Dataset and configuration on the hub."""
+    validation: str = "validation"
+    """Name of the split that is reported."""
+    max_length: int = 128
+    """Tokens per sample (AxFormer v1: 128 for GLUE)."""
+
+    @property
+    def is_regression(self) -> bool:
+        return self.metric == "pearson"
+
+
+def _glue(name: str, columns: tuple[str, ...], labels: tuple[str, ...], metric: Metric = "accuracy") -> Task:
+    validation = "validation_matched" if name == "mnli" else "validation"
+    return Task(f"glue/{name}", columns, labels, metric, hub=("nyu-mll/glue", name), validation=validation)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _glue("cola", ("sentence",), ("unacceptable", "acceptable"), "matthews"),
+        _glue("sst2", ("sentence",), ("negative", "positive")),
+        _glue("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
+        _glue("stsb", ("sentence1", "sentence2"), (), "pearson"),
+        _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
+        _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
+        _glue("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
+        _glue("rte", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
+        _glue("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment")),
+        Task("text-classification"),
+        Task("text-regression", metric="pearson"),
+    )
+}
+
+_COMMON_COLUMNS: tuple[tuple[str, ...], ...] = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text",),
+    ("sentence",),
+)
+
+
+def task_named(name: str, text_columns: tuple[str, ...] = (), label_column: str | None = None) -> Task:
+    """The task of that name (``sst2`` is short for ``glue/sst2``), with the columns overridden where given.
+
+    Raises:
+        AxformError: no such task, or more than two text columns.
+    """
+    task = TASKS.get(name) or TASKS.get(f"glue/{name}")
+    if task is None:
+        raise AxformError(
+            f"task {name!r} is not known; known tasks: {', '.join(TASKS)}. "
+            "For data of your own use text-classification or text-regression with --data DIR."
+        )
+    if len(text_columns) > 2:
+        raise AxformError(f"--text-columns names {len(text_columns)} columns ({', '.join(text_columns)}); give one or two.")
+    return replace(
+        task, text_columns=text_columns or task.text_columns, label_column=label_column or task.label_column
+    )
+
+
+def with_columns(task: Task, available: list[str], source: str) -> Task:
+    """``task`` with its text columns settled for data that has the columns ``available``.
+
+    Raises:
+        AxformError: a needed column is missing; the message names what was found and what is expected.
+    """
+    columns = task.text_columns
+    if not columns:
+        columns = next((known for known in _COMMON_COLUMNS if set(known) <= set(available)), ())
+        if not columns:
+            known = " or ".join("+".join(option) for option in _COMMON_COLUMNS)
+            raise AxformError(
+                f"{source}: no text column recognised; found columns {', '.join(available)}, expected {known}; "
+                "name yours with --text-columns."
+            )
+    missing = [column for column in (*columns, task.label_column) if column not in available]
+    if missing:
+        raise AxformError(
+            f"{source}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing for task {task.name}; "
+            f"found {', '.join(available)}, expected {', '.join((*columns, task.label_column))}."
+        )
+    return replace(task, text_columns=columns)
+
+
+def compute_metric(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The task metric, larger is better.
+
+    Args:
+        logits: (samples, labels), or (samples, 1) for a regression.
+        labels: (samples,), class ids or target values.
+    """
+    import numpy as np
+
+    if metric == "pearson":
+        predictions = logits.reshape(len(labels))
+        if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+            return 0.0  # a constant has no correlation with anything
+        return float(np.corrcoef(predictions.astype(np.float64), labels.astype(np.float64))[0, 1])
+    predicted = logits.argmax(-1)
+    if metric == "accuracy":
+        return float((predicted == labels).mean())
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predicted))
