@@ -29,7 +29,7 @@ from .search import SearchOptions, SearchProgress, SearchResult, search
 from .significance import Measurement, Significance, Thresholds
 from .tasks import Task, compute_metric, task_named
 
-__all__ = ["optimize", "settle_task_data"]
+__all__ = ["max_length", "optimize", "settle_task_data"]
 
 _LONG_SEQUENCE = 128
 """From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
@@ -137,7 +137,7 @@ class _Run:
         return self._finish(teacher, student, found, baseline, final, guard.metric_bound, rounds)
 
     def _encode(self) -> _Splits:
-        length = _max_length(self._options.max_length or self._task.max_length, self._loaded)
+        length = max_length(self._options.max_length or self._task.max_length, self._loaded)
         self._progress.stage("tokenizing")
         return _Splits(
             *(
@@ -335,12 +335,13 @@ def _slacks(recover: float) -> list[float]:
     return [recover, recover / 2, 0.0] if recover else [0.0]
 
 
-def _max_length(wanted: int, loaded: LoadedModel) -> int:
-    """At most what the tokenizer and the position embeddings allow."""
+def max_length(wanted: int | None, loaded: LoadedModel) -> int:
+    """``wanted``, but at most what the tokenizer and the position embeddings allow; None = that most."""
     positions = loaded.model.config.max_position_embeddings
     if loaded.family.model_type == "roberta":
         positions -= loaded.model.config.pad_token_id + 1  # its positions start after the padding index
-    return min(wanted, positions, loaded.tokenizer.model_max_length)
+    most = min(positions, loaded.tokenizer.model_max_length)
+    return most if wanted is None else min(wanted, most)
 
 
 def _save(loaded: LoadedModel, folder: Path) -> None:

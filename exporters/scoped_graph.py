@@ -1,0 +1,201 @@
+"""A graph whose nodes know the torch module they came from.
+
+torch.onnx.export writes the module path into each node's metadata, which onnx-graphsurgeon drops on import. So the
+scopes are read from the ModelProto first, looked up by the name of a node's first output (unique in a graph), and
+written back on the way out. Rewrites ask for the nodes of a module and never match operator patterns.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+__all__ = ["SCOPES", "Linear", "RewriteRefused", "ScopedGraph"]
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata key under which torch.onnx.export keeps the path of modules, outermost first, and the node's own name."""
+
+
+class RewriteRefused(Exception):
+    """The graph does not look as the rewrite needs it; the text says what was found where."""
+
+
+class ScopedGraph:
+    """An onnx-graphsurgeon graph with module scopes."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._scopes: dict[str, tuple[str, ...]] = {}
+        for node in proto.graph.node:
+            for entry in node.metadata_props:
+                if entry.key == SCOPES:
+                    self._scopes[node.output[0]] = tuple(ast.literal_eval(entry.value))
+        self._ir_version = proto.ir_version
+        self._producer = proto.producer_name
+        self._functions: dict[str, onnx.FunctionProto] = {f"{f.domain}::{f.name}": f for f in proto.functions}
+        self.graph: gs.Graph = gs.import_onnx(proto)
+        self._names = set(self.graph.tensors())
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The cleaned-up graph as a ModelProto, with scopes and functions."""
+        self.tidy()
+        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        for node in proto.graph.node:
+            if node.output[0] in self._scopes:
+                node.metadata_props.add(key=SCOPES, value=str(list(self._scopes[node.output[0]])))
+        domains = {entry.domain for entry in proto.opset_import}
+        for function in self._functions.values():
+            proto.functions.append(function)
+            if function.domain not in domains:
+                proto.opset_import.append(onnx.helper.make_opsetid(function.domain, 1))
+        proto.ir_version = self._ir_version
+        proto.producer_name = self._producer
+        return proto
+
+    def add_function(self, function: onnx.FunctionProto) -> None:
+        """Add a model-local function once."""
+        self._functions[f"{function.domain}::{function.name}"] = function
+
+    def tidy(self) -> None:
+        """Remove dead nodes and restore the topological order; the graph's inputs stay."""
+        self.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+
+    def nodes_in(self, module: str, op: str | None = None) -> Iterator[gs.Node]:
+        """Nodes that came from a module or one inside it, in graph order."""
+        for node in self.graph.nodes:
+            if node.outputs and module in self._scopes.get(node.outputs[0].name, ())[:-1] and op in (None, node.op):
+                yield node
+
+    def only_node_in(self, module: str, op: str) -> gs.Node:
+        """The single node of a type in a module.
+
+        Raises:
+            RewriteRefused: there is none, or there are several.
+        """
+        nodes = list(self.nodes_in(module, op))
+        if len(nodes) != 1:
+            raise RewriteRefused(f"{module} has {len(nodes)} {op} nodes where one is needed")
+        return nodes[0]
+
+    def linear(self, module: str) -> Linear:
+        """The linear layer exported from a module: MatMul (and Add) or Gemm."""
+        return Linear(self, module)
+
+    def constant(self, name: str, values: np.ndarray) -> gs.Constant:
+        """A new initializer with a name not used so far."""
+        unique, number = name, 1
+        while unique in self._names:
+            unique, number = f"{name}.{number}", number + 1
+        self._names.add(unique)
+        return gs.Constant(unique, np.ascontiguousarray(values))
+
+    def insert(self, op: str, name: str, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object) -> gs.Variable:
+        """Add a node with one output, in the scope of the node ``like``; returns the output."""
+        output = gs.Variable(self._unique(name))
+        self.graph.nodes.append(gs.Node(op=op, name=output.name, inputs=inputs, outputs=[output], attrs=dict(attrs)))
+        if like is not None:
+            modules = self._scopes.get(like.outputs[0].name, ("",))[:-1]
+            self._scopes[output.name] = (*modules, output.name)
+        return output
+
+    def scope_like(self, output: gs.Tensor, like: gs.Tensor) -> None:
+        """Give the node that makes ``output`` the modules of the one that makes ``like``."""
+        self._scopes[output.name] = (*self._scopes.get(like.name, ("",))[:-1], output.name)
+
+    def residual_add(self, branch: gs.Tensor, module: str) -> tuple[gs.Node, gs.Tensor]:
+        """The Add that joins the output ``branch`` of a block with the block's input: (the node, the other operand)."""
+        consumers = list(branch.outputs)
+        if len(consumers) != 1 or consumers[0].op != "Add":
+            found = ", ".join(node.op for node in consumers) or "nothing"
+            raise RewriteRefused(f"{module} feeds {found} where a single residual Add is needed")
+        add = consumers[0]
+        return add, add.inputs[1] if add.inputs[0] is branch else add.inputs[0]
+
+    def replace_everywhere(self, old: gs.Tensor, new: gs.Tensor) -> None:
+        """Let every consumer of ``old``, the graph's outputs included, read ``new``."""
+        for node in list(old.outputs):
+            node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+        self.graph.outputs = [new if tensor is old else tensor for tensor in self.graph.outputs]
+
+    def parameters(self) -> int:
+        """Number of floating-point values in the initializers that are in use."""
+        used = {id(tensor): tensor for node in self.graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)}
+        return sum(tensor.values.size for tensor in used.values() if tensor.values.dtype.kind == "f")
+
+    def _unique(self, name: str) -> str:
+        unique, number = name, 1
+        while unique in self._names:
+            unique, number = f"{name}.{number}", number + 1
+        self._names.add(unique)
+        return unique
+
+
+class Linear:
+    """A linear layer in the graph. Initializers are replaced, never changed: others may share them."""
+
+    def __init__(self, graph: ScopedGraph, module: str) -> None:
+        self._graph = graph
+        self.module = module
+        products = [
+            node
+            for op in ("MatMul", "Gemm")
+            for node in graph.nodes_in(module, op)
+            if isinstance(node.inputs[1], gs.Constant) and node.inputs[1].values.ndim == 2
+        ]
+        if len(products) != 1:
+            raise RewriteRefused(f"{module} has {len(products)} products with a weight matrix where one is needed")
+        self._product = products[0]
+        transposed = self._product.op == "Gemm" and self._product.attrs.get("transB", 0)
+        self._out_axis = 0 if transposed else 1
+        self._bias_node, self._bias_index = self._find_bias()
+
+    @property
+    def input(self) -> gs.Tensor:
+        return self._product.inputs[0]
+
+    @input.setter
+    def input(self, tensor: gs.Tensor) -> None:
+        self._product.inputs[0] = tensor
+
+    @property
+    def output(self) -> gs.Tensor:
+        return (self._bias_node or self._product).outputs[0]
+
+    @property
+    def node(self) -> gs.Node:
+        return self._product
+
+    @property
+    def in_features(self) -> int:
+        return int(self._product.inputs[1].values.shape[1 - self._out_axis])
+
+    @property
+    def out_features(self) -> int:
+        return int(self._product.inputs[1].values.shape[self._out_axis])
+
+    def keep_inputs(self, positions: Sequence[int]) -> None:
+        """Keep the weights of these input features only."""
+        self._take(self._product, 1, positions, 1 - self._out_axis)
+
+    def keep_outputs(self, positions: Sequence[int]) -> None:
+        """Keep the weights and biases of these output features only."""
+        self._take(self._product, 1, positions, self._out_axis)
+        if self._bias_node is not None and self._bias_node.inputs[self._bias_index].values.size > 1:
+            self._take(self._bias_node, self._bias_index, positions, -1)
+
+    def _take(self, node: gs.Node, index: int, positions: Sequence[int], axis: int) -> None:
+        old = node.inputs[index]
+        node.inputs[index] = self._graph.constant(f"{self.module}.{old.name}", old.values.take(positions, axis=axis))
+
+    def _find_bias(self) -> tuple[gs.Node | None, int]:
+        if self._product.op == "Gemm":
+            return (self._product, 2) if len(self._product.inputs) > 2 else (None, 0)
+        consumers = list(self._product.outputs[0].outputs)
+        if len(consumers) == 1 and consumers[0].op == "Add" and consumers[0] in self._graph.nodes_in(self.module, "Add"):
+            for index, tensor in enumerate(consumers[0].inputs):
+                if isinstance(tensor, gs.Constant):
+                    return consumers[0], index
+        return None, 0
