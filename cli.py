@@ -1,0 +1,297 @@
+"""The ``axform`` command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from .console import note, out, run_app, showing_progress
+from .errors import AxformError
+from .exporters.cli import export_command
+from .files import write_text
+from .summaries import bench_tables, check_tables, optimize_tables
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Finds the parts of a Transformer that a task does not need and emits a smaller, faster ONNX model, with proof.",
+    epilog="A first look, on what the install brings: axform quickstart",
+)
+app.command("export")(export_command)
+
+_SEARCH, _TRAINING, _DATA = "Search", "Fine-tuning", "Data"
+
+
+@app.command()
+def optimize(
+    model: Annotated[str, typer.Argument(help="Hub name, folder, or `minilm` (the model of the quickstart extra).")],
+    task: Annotated[
+        str, typer.Option(help="glue/sst2, glue/rte ..., or text-classification / text-regression with --data.")
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    focus: Annotated[str, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
+    max_drop: Annotated[
+        float,
+        typer.Option(help="Largest accepted drop of the task metric, as a share of the baseline's (0.005 = 0.5 %)."),
+    ] = 0.005,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was interrupted; ends in the same plan.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run folder if it exists.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with train.* and validation.* (parquet, jsonl, json, csv, tsv); default: the hub.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    text_columns: Annotated[
+        str | None, typer.Option(help="One text column, or two for a pair: a,b.", rich_help_panel=_DATA)
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.", rich_help_panel=_DATA)] = None,
+    train_samples: Annotated[int | None, typer.Option(help="Rows of train to use.", rich_help_panel=_DATA)] = None,
+    report_samples: Annotated[
+        int | None, typer.Option(help="Rows of validation to report on.", rich_help_panel=_DATA)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens per sample; default 128.", rich_help_panel=_DATA)
+    ] = None,
+    recover: Annotated[
+        float,
+        typer.Option(
+            help="Let each trial cost this much more loss (0.4 = 40 %), counting on the final distillation to win it "
+            "back. When it does not, the search is repeated with half of it, then with none.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = 0.0,
+    prune_threshold: Annotated[
+        float, typer.Option(help="Relative loss below which an element is pruned.", rich_help_panel=_SEARCH)
+    ] = 0.005,
+    approximate_threshold: Annotated[
+        float, typer.Option(help="Relative loss below which an element is approximated.", rich_help_panel=_SEARCH)
+    ] = 0.02,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Weights per group; default 256, less for small models.", rich_help_panel=_SEARCH),
+    ] = None,
+    layer_order: Annotated[
+        str,
+        typer.Option(help="last-to-first, or first-to-last where the top layers matter more.", rich_help_panel=_SEARCH),
+    ] = "last-to-first",
+    sign_matching: Annotated[
+        str,
+        typer.Option(
+            help="Sign-matching attention with the speed focus: on, off, or auto, which tries it from 128 tokens on: "
+            "attention is only 3 % of the FLOPs at 128 tokens and 10 % at 512, so it pays for long inputs.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = "auto",
+    selection: Annotated[
+        str,
+        typer.Option(help="How sign matching ranks keys: majority (the paper's) or count.", rich_help_panel=_SEARCH),
+    ] = "majority",
+    ffn_groups: Annotated[
+        str, typer.Option(help="FFN groups to keep with the speed focus: any or contiguous.", rich_help_panel=_SEARCH)
+    ] = "any",
+    attention_groups: Annotated[
+        str,
+        typer.Option(
+            help="ATTN input groups to keep with the speed focus: contiguous (one Slice) or any (a Gather).",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = "contiguous",
+    baseline_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs before the search; default 3, or 0 when the model brings a trained task head.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    final_epochs: Annotated[int, typer.Option(help="Epochs with the plan applied.", rich_help_panel=_TRAINING)] = 3,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the linear decay.", rich_help_panel=_TRAINING)] = 2e-5,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.", rich_help_panel=_TRAINING)] = 32,
+    distill: Annotated[
+        bool,
+        typer.Option(
+            "--distill/--no-distill",
+            help="Use the unpruned model as teacher in the final fine-tuning, or not (the paper's plain form).",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = True,
+) -> None:
+    """Find what the task does not need: fine-tune, search element by element, fine-tune what is left.
+
+    Example: axform optimize minilm --task glue/sst2 --data data --focus speed --out runs/sst2
+    """
+    options = _options(
+        model=model,
+        task=task,
+        focus=focus,
+        data=data,
+        text_columns=tuple(text_columns.split(",")) if text_columns else (),
+        label_column=label_column,
+        max_length=max_length,
+        train_samples=train_samples,
+        report_samples=report_samples,
+        seed=seed,
+        prune_threshold=prune_threshold,
+        approximate_threshold=approximate_threshold,
+        max_drop=max_drop,
+        recover=recover,
+        group_size=group_size,
+        layer_order=layer_order,
+        sign_matching=sign_matching,
+        selection=selection,
+        ffn_groups=ffn_groups,
+        attention_groups=attention_groups,
+        baseline_epochs=baseline_epochs,
+        final_epochs=final_epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        distill=distill,
+    )
+    from .toolchain.optimize import optimize as run_optimize
+    from .toolchain.run_folder import RunFolder
+
+    try:
+        with showing_progress() as progress:
+            record = run_optimize(options, out_dir, resume=resume, overwrite=overwrite, progress=progress)
+    except KeyboardInterrupt:
+        _explain_resume()
+        raise typer.Exit(130) from None
+    for table in optimize_tables(record, RunFolder(out_dir).read_plan()):
+        out.print(table)
+    out.print(f"next: axform-export {out_dir} --out bundles/{out_dir.name}", soft_wrap=True)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
+    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads inside one operator.")] = None,
+) -> None:
+    """Prove a bundle: model.onnx against PyTorch, number by number, and its task metric against baseline.onnx.
+
+    The exit code is 1 when a number differs by more than 1e-4 or the metric falls below the bound of --max-drop.
+    """
+    from .runtime.bundle import Bundle
+    from .runtime.parity import check_bundle
+
+    opened = Bundle(bundle)
+    with showing_progress() as progress:
+        progress.stage("checking")
+        report = check_bundle(opened, _provider(provider), threads, on_batch=progress.step)
+    for table in check_tables(report):
+        out.print(table)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
+    seq: Annotated[str, typer.Option(help="Sequence lengths in tokens, separated by commas.")] = "32,128",
+    threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
+    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    runs: Annotated[int | None, typer.Option(help="Runs per model and shape; default as many as fit into 5 s.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval."""
+    from .runtime.bundle import Bundle
+    from .runtime.latency import bench_bundle
+
+    opened = Bundle(bundle)
+    with showing_progress() as progress:
+        progress.stage("timing")
+        report = bench_bundle(
+            opened,
+            _numbers(batch, "--batch"),
+            _numbers(seq, "--seq"),
+            provider=_provider(provider),
+            threads=threads,
+            runs=runs,
+            on_run=progress.step,
+        )
+    for table in bench_tables(report):
+        out.print(table)
+    if json_file is not None:
+        write_text(json_file, json.dumps(report.model_dump(), indent=2) + "\n")
+
+
+@app.command()
+def quickstart(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the run and the bundle.")] = Path(
+        "axform-quickstart"
+    ),
+    focus: Annotated[str, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
+) -> None:
+    """The whole chain in a few minutes, on a model and texts that the install brings: nothing is downloaded.
+
+    The task is to tell which installed library a sentence of documentation comes from. A second run continues or
+    shows what is there.
+    """
+    if focus not in ("accuracy", "speed", "size"):
+        raise typer.BadParameter(f"{focus!r} is not one of accuracy, speed, size.", param_hint="--focus")
+    from .quickstart import run_quickstart
+
+    try:
+        run_quickstart(out_dir, focus)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        note("interrupted; the state is kept: run the same command again to continue")
+        raise typer.Exit(130) from None
+
+
+def _options(**values: Any) -> Any:
+    from .toolchain.options import OptimizeOptions
+
+    try:
+        return OptimizeOptions(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise AxformError(f"{flag}: {first['msg']} (found {first['input']!r}).") from None
+
+
+def _provider(name: str) -> Any:
+    if name not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{name!r} is not one of auto, cpu, cuda.", param_hint="--provider")
+    return name
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise AxformError(f"{flag} {text}: give positive whole numbers separated by commas, e.g. 1,8.")
+    return numbers
+
+
+def _explain_resume() -> None:
+    words = [
+        Path(sys.argv[0]).name,
+        *(word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")),
+        "--resume",
+    ]
+    note(f"interrupted; the state is kept, continue with: {shlex.join(words)}")
+
+
+def main() -> None:
+    """Entry point of ``axform``."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""``axform quickstart``: the whole chain on what the install brings.
+
+The packaged MiniLM learns to tell which installed library a sentence of documentation comes from. The sentences are
+the docstrings of those libraries, read from their sources, with the libraries' own names masked.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .console import ConsoleProgress, out, showing_progress, table
+from .errors import AxformError
+from .exporters.cli import show_export
+from .exporters.export import export
+from .files import write_folder
+from .runtime.bundle import Bundle
+from .runtime.latency import LatencyReport, bench_bundle
+from .runtime.parity import ParityReport, check_bundle
+from .summaries import bench_tables, check_tables, optimize_tables
+from .toolchain.optimize import optimize
+from .toolchain.options import OptimizeOptions
+from .toolchain.plan import Focus
+from .toolchain.run_folder import RunFolder, RunRecord
+
+__all__ = ["docstring_sentences", "run_quickstart"]
+
+_LIBRARIES = {
+    "torch": ("pytorch", "torchscript", "torch"),
+    "sklearn": ("scikit-learn", "sklearn", "scikit"),
+    "scipy": ("scipy",),
+    "pandas": ("pandas", "dataframes", "dataframe"),
+}
+"""Import name -> the names that are masked in its sentences."""
+_SENTENCES = 900
+"""Sentences per library."""
+_VALIDATION_SHARE = 0.2
+_MASK = "library"
+
+
+def run_quickstart(folder: Path, focus: Focus) -> None:
+    """Make the data, optimize, export, check and bench under ``folder``; what is there already is kept.
+
+    Raises:
+        AxformError: the quickstart extra is not installed, or the folder cannot be used.
+    """
+    data, run, bundle_path = folder / "data", folder / f"run-{focus}", folder / f"bundle-{focus}"
+    with showing_progress() as progress:
+        if not data.is_dir():
+            progress.stage("collecting sentences from the installed libraries' documentation")
+            _write_data(data)
+        record = optimize(_options(data, focus), run, resume=True, progress=progress)
+    for shown in optimize_tables(record, RunFolder(run).read_plan()):
+        out.print(shown)
+    bundle = _bundle(run, bundle_path)
+    checked, timed = _prove(bundle)
+    _final_table(record, bundle, checked, timed)
+
+
+def _options(data: Path, focus: Focus) -> OptimizeOptions:
+    return OptimizeOptions(
+        model="minilm",
+        task="text-classification",
+        focus=focus,
+        data=str(data),
+        max_length=48,
+        max_drop=0.02,
+        recover=0.0 if focus == "accuracy" else 0.3,
+        learning_rate=1e-4,
+        baseline_epochs=2,
+        final_epochs=2,
+    )
+
+
+def _bundle(run: Path, path: Path) -> Bundle:
+    if path.is_dir():
+        return Bundle(path)
+    with showing_progress() as progress:
+        bundle, reports = export(run, path, progress=progress)
+    show_export(bundle, reports)
+    return bundle
+
+
+def _prove(bundle: Bundle) -> tuple[ParityReport, LatencyReport]:
+    with showing_progress() as progress:
+        progress.stage("checking")
+        checked = check_bundle(bundle, on_batch=progress.step)
+        progress.stage("timing")
+        timed = bench_bundle(bundle, (1, 8), (32, 128), seconds=2.5, on_run=progress.step)
+    for shown in (*check_tables(checked), *bench_tables(timed)):
+        out.print(shown)
+    return checked, timed
+
+
+def _final_table(record: RunRecord, bundle: Bundle, checked: ParityReport, timed: LatencyReport) -> None:
+    before, after = bundle.manifest.baseline_size, bundle.manifest.model_size
+    rows = [
+        (
+            f"{record.metric}, {checked.task.samples} unseen sentences",
+            f"{checked.task.baseline:.4f}",
+            f"{checked.task.model:.4f}",
+            f"{checked.task.model - checked.task.baseline:+.4f}",
+        ),
+        (
+            "parameters",
+            f"{before.parameters:,}",
+            f"{after.parameters:,}",
+            f"{before.parameters / after.parameters:.2f}x fewer",
+        ),
+        (
+            "file",
+            f"{before.bytes / 1e6:.1f} MB",
+            f"{after.bytes / 1e6:.1f} MB",
+            f"{before.bytes / after.bytes:.2f}x smaller",
+        ),
+    ]
+    for shape in timed.shapes:
+        rows.append(
+            (
+                f"latency, batch {shape.batch}, {shape.sequence} tokens",
+                f"{shape.baseline.median:.2f} ms",
+                f"{shape.model.median:.2f} ms",
+                f"{shape.ratio:.2f}x faster",
+            )
+        )
+    result = table(
+        f"axform quickstart, {record.options.focus} focus", ("", "baseline.onnx", "model.onnx", "change"), rows
+    )
+    result.caption = f"numbers agree with PyTorch to {checked.numeric.max_abs_error:.1e}; the bundle is {bundle.path}"
+    result.caption_justify = "left"
+    out.print(result)
+
+
+def _write_data(folder: Path) -> None:
+    import pandas as pd
+
+    rows = [(text, name) for name in _LIBRARIES for text in docstring_sentences(name)[:_SENTENCES]]
+    random.Random(0).shuffle(rows)
+    held_back = round(len(rows) * _VALIDATION_SHARE)
+    with write_folder(folder) as staging:
+        for split, part in (("validation", rows[:held_back]), ("train", rows[held_back:])):
+            pd.DataFrame(part, columns=["text", "label"]).to_parquet(staging / f"{split}.parquet")
+
+
+def docstring_sentences(library: str) -> list[str]:
+    """Sentences of 40 to 240 characters from the docstrings of an installed library, its names masked, in random order.
+
+    Raises:
+        AxformError: the library is not installed or has no readable sources.
+    """
+    spec = importlib.util.find_spec(library)
+    if spec is None or not spec.submodule_search_locations:
+        raise AxformError(f"quickstart needs the sources of {library}; install axform with its dependencies.")
+    names = re.compile("|".join(re.escape(name) for name in _LIBRARIES[library]), re.IGNORECASE)
+    root = Path(spec.submodule_search_locations[0])
+    found: dict[str, None] = {}
+    for path in sorted(root.rglob("*.py")):
+        if "tests" not in path.parts:
+            for sentence in _sentences_of(path):
+                found[names.sub(_MASK, sentence)] = None
+    sentences = list(found)
+    random.Random(0).shuffle(sentences)
+    return sentences
+
+
+def _sentences_of(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, SyntaxError):
+        return  # templates and files for other Python versions
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = " ".join((ast.get_docstring(node) or "").split())
+            for sentence in re.split(r"(?<=[.!?]) ", text):
+                if 40 <= len(sentence) <= 240 and sentence[0].isupper() and sentence.endswith("."):
+                    yield sentence

@@ -11,7 +11,16 @@ import torch
 from .. import __version__
 from ..errors import AxformError
 from ..files import check_output_folder, write_folder
-from ..runtime.bundle import Bundle, FileRecord, GraphSize, Manifest, OpLibrary, RewriteSummary, file_record, write_manifest
+from ..runtime.bundle import (
+    Bundle,
+    FileRecord,
+    GraphSize,
+    Manifest,
+    OpLibrary,
+    RewriteSummary,
+    file_record,
+    write_manifest,
+)
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
 from ..toolchain.apply import apply_plan
 from ..toolchain.batches import EncodedSplit
@@ -96,7 +105,9 @@ def export(
     return Bundle(out), reports
 
 
-def rewrite(graph: ScopedGraph, plan: ApproximationPlan, family: Family, heads: HeadMode = "fold") -> list[RewriteReport]:
+def rewrite(
+    graph: ScopedGraph, plan: ApproximationPlan, family: Family, heads: HeadMode = "fold"
+) -> list[RewriteReport]:
     """Run every rewrite.
 
     Raises:
@@ -108,7 +119,9 @@ def rewrite(graph: ScopedGraph, plan: ApproximationPlan, family: Family, heads: 
         prune_heads(graph, plan, family, heads),
         shrink_groups(graph, plan, family),
     ]
-    refusals = [f"{r.rewrite}, {change.place} ({change.what}): {change.refused}" for r in reports for change in r.refused]
+    refusals = [
+        f"{r.rewrite}, {change.place} ({change.what}): {change.refused}" for r in reports for change in r.refused
+    ]
     if refusals:
         raise AxformError("the graph does not allow what the plan asks for:\n  " + "\n  ".join(refusals))
     return reports

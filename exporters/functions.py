@@ -115,6 +115,12 @@ def sign_matching_function(selection: Selection) -> onnx.FunctionProto:
     """
     text = _BODY.format(opset=OPSET, domain=DOMAIN, sign_vector=_SIGN_VECTOR[selection])
     function = parser.parse_function(text)
-    for name, default in (("scale", 0.0), ("selection", selection), ("is_causal", 0), ("prefix", 0.25), ("num_heads", 0)):
+    for name, default in (
+        ("scale", 0.0),
+        ("selection", selection),
+        ("is_causal", 0),
+        ("prefix", 0.25),
+        ("num_heads", 0),
+    ):
         function.attribute_proto.append(helper.make_attribute(name, default))
     return function

@@ -92,7 +92,9 @@ class ScopedGraph:
         self._names.add(unique)
         return gs.Constant(unique, np.ascontiguousarray(values))
 
-    def insert(self, op: str, name: str, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object) -> gs.Variable:
+    def insert(
+        self, op: str, name: str, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object
+    ) -> gs.Variable:
         """Add a node with one output, in the scope of the node ``like``; returns the output."""
         output = gs.Variable(self._unique(name))
         self.graph.nodes.append(gs.Node(op=op, name=output.name, inputs=inputs, outputs=[output], attrs=dict(attrs)))
@@ -122,7 +124,9 @@ class ScopedGraph:
 
     def parameters(self) -> int:
         """Number of floating-point values in the initializers that are in use."""
-        used = {id(tensor): tensor for node in self.graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)}
+        used = {
+            id(tensor): tensor for node in self.graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)
+        }
         return sum(tensor.values.size for tensor in used.values() if tensor.values.dtype.kind == "f")
 
     def _unique(self, name: str) -> str:
@@ -194,7 +198,11 @@ class Linear:
         if self._product.op == "Gemm":
             return (self._product, 2) if len(self._product.inputs) > 2 else (None, 0)
         consumers = list(self._product.outputs[0].outputs)
-        if len(consumers) == 1 and consumers[0].op == "Add" and consumers[0] in self._graph.nodes_in(self.module, "Add"):
+        if (
+            len(consumers) == 1
+            and consumers[0].op == "Add"
+            and consumers[0] in self._graph.nodes_in(self.module, "Add")
+        ):
             for index, tensor in enumerate(consumers[0].inputs):
                 if isinstance(tensor, gs.Constant):
                     return consumers[0], index

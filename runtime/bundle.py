@@ -1,10 +1,10 @@
 """The bundle: a folder that any ONNX Runtime user can load.
 
-    model.onnx      the optimized model; runs without axform
-    baseline.onnx   the unpruned model, for comparison
-    axform.json     what was done and measured, and the checksums of the other files
-    check.npz       tokenized samples for the parity check
-    config.json, tokenizer files
+model.onnx      the optimized model; runs without axform
+baseline.onnx   the unpruned model, for comparison
+axform.json     what was done and measured, and the checksums of the other files
+check.npz       tokenized samples for the parity check
+config.json, tokenizer files
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class Bundle:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw["schema_version"]
             if version > SCHEMA_VERSION:
-                raise AxformError(f"{path}: schema {version} is newer than this axform ({SCHEMA_VERSION}); update axform.")
+                raise AxformError(
+                    f"{path}: schema {version} is newer than this axform ({SCHEMA_VERSION}); update axform."
+                )
             manifest = Manifest.model_validate(raw)
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]

@@ -102,7 +102,9 @@ class AppliedPlan:
             undo.append(_set_attribute(core, "axform_sign_matching", attention.sign_matching))
         return undo
 
-    def _apply_feed_forward(self, layer: nn.Module, part: LayerPlan, plan: ApproximationPlan) -> list[Callable[[], None]]:
+    def _apply_feed_forward(
+        self, layer: nn.Module, part: LayerPlan, plan: ApproximationPlan
+    ) -> list[Callable[[], None]]:
         entry, down = layer.get_submodule(self._family.feed_forward_entry), layer.get_submodule(self._family.down)
         if part.feed_forward.skipped:
             return [_replace_forward(entry, torch.zeros_like), _replace_forward(down, torch.zeros_like)]

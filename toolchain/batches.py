@@ -52,9 +52,7 @@ class EncodedSplit:
         )
 
 
-def pad_batch(
-    features: Mapping[str, Sequence[np.ndarray]], pad_values: Mapping[str, int]
-) -> dict[str, np.ndarray]:
+def pad_batch(features: Mapping[str, Sequence[np.ndarray]], pad_values: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Pad on the right to the longest sample, (batch, sequence) int64 per input."""
     padded = {}
     for name, samples in features.items():

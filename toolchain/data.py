@@ -146,7 +146,9 @@ def _settle_labels(task: Task, train: pd.DataFrame, source: str) -> Task:
         return task
     values = sorted(train[task.label_column].dropna().unique().tolist())
     if len(values) < 2:
-        raise AxformError(f"{source}: column {task.label_column} holds only the label {values}; a task needs two or more.")
+        raise AxformError(
+            f"{source}: column {task.label_column} holds only the label {values}; a task needs two or more."
+        )
     if all(isinstance(value, int) for value in values):
         return replace(task, labels=tuple(f"LABEL_{value}" for value in range(max(values) + 1)))
     return replace(task, labels=tuple(str(value) for value in values))

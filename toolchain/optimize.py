@@ -253,7 +253,11 @@ class _Run:
             trials=found.trials,
             search_seconds=found.seconds,
             rounds=rounds,
-            versions={"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+            versions={
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
         )
         self._run.write_record(record)
         return record
@@ -312,7 +316,9 @@ class _Run:
         if mode == "off" or (mode == "auto" and longest < _LONG_SEQUENCE):
             return None
         if longest <= k:
-            self._progress.message(f"sign matching keeps {k} keys and no sample is longer ({longest} tokens): not tried")
+            self._progress.message(
+                f"sign matching keeps {k} keys and no sample is longer ({longest} tokens): not tried"
+            )
             return None
         return k
 

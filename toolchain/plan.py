@@ -164,7 +164,9 @@ class ApproximationPlan(_Part):
         """
         model = self.model
         if model.family not in FAMILIES:
-            raise AxformError(f"{source}: model.family {model.family!r} is unknown; known: {', '.join(sorted(FAMILIES))}.")
+            raise AxformError(
+                f"{source}: model.family {model.family!r} is unknown; known: {', '.join(sorted(FAMILIES))}."
+            )
         if len(self.layers) != model.num_layers:
             raise AxformError(f"{source}: has {len(self.layers)} layers, but the model has {model.num_layers}.")
         for index, layer in enumerate(self.layers):

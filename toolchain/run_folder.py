@@ -1,12 +1,12 @@
 """The run folder: what `axform optimize` writes and `axform-export` reads.
 
-    options.json   what was asked for
-    run.json       options, measurements, counts; present when the run is finished
-    plan.json      the approximation plan
-    baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
-    model/         the fine-tuned weights that the plan applies to, full size
-    trials.jsonl   the journal of the search (trials-2.jsonl ... when the search was repeated)
-    rounds.json    how well each search's model did after its fine-tuning
+options.json   what was asked for
+run.json       options, measurements, counts; present when the run is finished
+plan.json      the approximation plan
+baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
+model/         the fine-tuned weights that the plan applies to, full size
+trials.jsonl   the journal of the search (trials-2.jsonl ... when the search was repeated)
+rounds.json    how well each search's model did after its fine-tuning
 """
 
 from __future__ import annotations
@@ -118,8 +118,12 @@ class RunFolder:
             raise AxformError(f"{self.path}: no such folder; name the --out folder of `axform optimize`.")
         if not self.record_path.exists():
             if self.options_path.exists():
-                raise AxformError(f"{self.path}: the run is not finished; continue it with `axform optimize ... --resume`.")
-            raise AxformError(f"{self.path}: not a run folder (no run.json); name the --out folder of `axform optimize`.")
+                raise AxformError(
+                    f"{self.path}: the run is not finished; continue it with `axform optimize ... --resume`."
+                )
+            raise AxformError(
+                f"{self.path}: not a run folder (no run.json); name the --out folder of `axform optimize`."
+            )
         return _parse(RunRecord, self.record_path)
 
     def write_record(self, record: RunRecord) -> None:

@@ -83,10 +83,10 @@ def task_named(name: str, text_columns: tuple[str, ...] = (), label_column: str 
             "For data of your own use text-classification or text-regression with --data DIR."
         )
     if len(text_columns) > 2:
-        raise AxformError(f"--text-columns names {len(text_columns)} columns ({', '.join(text_columns)}); give one or two.")
-    return replace(
-        task, text_columns=text_columns or task.text_columns, label_column=label_column or task.label_column
-    )
+        raise AxformError(
+            f"--text-columns names {len(text_columns)} columns ({', '.join(text_columns)}); give one or two."
+        )
+    return replace(task, text_columns=text_columns or task.text_columns, label_column=label_column or task.label_column)
 
 
 def with_columns(task: Task, available: list[str], source: str) -> Task:

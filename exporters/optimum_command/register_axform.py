@@ -1,0 +1,38 @@
+"""Registers ``optimum-cli export axform``; optimum finds this module in its namespace ``optimum.commands.register``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+from optimum.commands.export.base import ExportCommand
+
+__all__ = ["REGISTER_COMMANDS", "AxformExportCommand"]
+
+
+class AxformExportCommand(BaseOptimumCLICommand):
+    """The same export as ``axform-export``."""
+
+    COMMAND = CommandInfo(name="axform", help="Export an axform run to an ONNX bundle.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        parser.add_argument("run", type=Path, help="Run folder made by `axform optimize`.")
+        parser.add_argument("--out", type=Path, required=True, help="Bundle folder to write.")
+        parser.add_argument("--heads", choices=("fold", "pad"), default="fold", help="How pruned heads are removed.")
+        parser.add_argument("--overwrite", action="store_true", help="Replace the bundle folder if it exists.")
+
+    def run(self) -> None:
+        from axform.console import run_app
+        from axform.exporters.cli import export_command
+
+        arguments = self.args
+
+        def command(standalone_mode: bool) -> None:
+            export_command(arguments.run, arguments.out, arguments.heads, arguments.overwrite)
+
+        run_app(command)
+
+
+REGISTER_COMMANDS = [(AxformExportCommand, ExportCommand)]

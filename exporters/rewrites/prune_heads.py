@@ -19,9 +19,7 @@ __all__ = ["HeadMode", "prune_heads"]
 HeadMode = Literal["fold", "pad"]
 
 
-def prune_heads(
-    graph: ScopedGraph, plan: ApproximationPlan, family: Family, mode: HeadMode = "fold"
-) -> RewriteReport:
+def prune_heads(graph: ScopedGraph, plan: ApproximationPlan, family: Family, mode: HeadMode = "fold") -> RewriteReport:
     """Remove the heads that the plan prunes.
 
       1. keep the remaining heads' columns of W_Q, W_K and W_V and of their biases;

@@ -67,7 +67,9 @@ def _check_elementwise(up: Linear, down: Linear) -> None:
         seen.add(id(tensor))
         if isinstance(tensor, gs.Constant):
             if tensor.values.size != 1:
-                raise RewriteRefused(f"{down.module} reads a constant of shape {tensor.values.shape} beside {up.module}")
+                raise RewriteRefused(
+                    f"{down.module} reads a constant of shape {tensor.values.shape} beside {up.module}"
+                )
             continue
         producer = tensor.inputs[0] if tensor.inputs else None
         if producer is None or producer.op not in _ELEMENTWISE:
@@ -91,8 +93,10 @@ def _take_features(graph: ScopedGraph, source: gs.Tensor, kept: Sequence[int], l
     name, like = f"{linear.module}.kept_features", linear.node
     first, last = kept[0], kept[-1]
     if last - first + 1 == len(kept):
-        bounds = [graph.constant(f"{name}.{part}", np.array([value])) for part, value in
-                  (("starts", first), ("ends", last + 1), ("axes", -1))]
+        bounds = [
+            graph.constant(f"{name}.{part}", np.array([value]))
+            for part, value in (("starts", first), ("ends", last + 1), ("axes", -1))
+        ]
         return graph.insert("Slice", name, [source, *bounds], like)
     indices = graph.constant(f"{name}.indices", np.asarray(kept, dtype=np.int64))
     return graph.insert("Gather", name, [source, indices], like, axis=-1)
