@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .console import ConsoleProgress, out, showing_progress, table
+from .console import out, showing_progress, table
 from .errors import AxformError
 from .exporters.cli import show_export
 from .exporters.export import export
@@ -40,6 +40,7 @@ _SENTENCES = 900
 """Sentences per library."""
 _VALIDATION_SHARE = 0.2
 _MASK = "library"
+_PLAIN_SENTENCE = re.compile(r"[A-Z](?!.*(----|>>>|::|\.\.\.)).{39,239}\.")
 
 
 def run_quickstart(folder: Path, focus: Focus) -> None:
@@ -138,7 +139,7 @@ def _final_table(record: RunRecord, bundle: Bundle, checked: ParityReport, timed
 def _write_data(folder: Path) -> None:
     import pandas as pd
 
-    rows = [(text, name) for name in _LIBRARIES for text in docstring_sentences(name)[:_SENTENCES]]
+    rows = [(text, name) for name in _LIBRARIES for text in docstring_sentences(name)]
     random.Random(0).shuffle(rows)
     held_back = round(len(rows) * _VALIDATION_SHARE)
     with write_folder(folder) as staging:
@@ -156,15 +157,18 @@ def docstring_sentences(library: str) -> list[str]:
     if spec is None or not spec.submodule_search_locations:
         raise AxformError(f"quickstart needs the sources of {library}; install axform with its dependencies.")
     names = re.compile("|".join(re.escape(name) for name in _LIBRARIES[library]), re.IGNORECASE)
-    root = Path(spec.submodule_search_locations[0])
+    files = sorted(path for path in Path(spec.submodule_search_locations[0]).rglob("*.py") if "tests" not in path.parts)
+    shuffle = random.Random(0).shuffle
+    shuffle(files)
     found: dict[str, None] = {}
-    for path in sorted(root.rglob("*.py")):
-        if "tests" not in path.parts:
-            for sentence in _sentences_of(path):
-                found[names.sub(_MASK, sentence)] = None
+    for path in files:
+        for sentence in _sentences_of(path):
+            found[names.sub(_MASK, sentence)] = None
+        if len(found) >= 2 * _SENTENCES:
+            break
     sentences = list(found)
-    random.Random(0).shuffle(sentences)
-    return sentences
+    shuffle(sentences)
+    return sentences[:_SENTENCES]
 
 
 def _sentences_of(path: Path) -> Iterator[str]:
@@ -176,5 +180,5 @@ def _sentences_of(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = " ".join((ast.get_docstring(node) or "").split())
             for sentence in re.split(r"(?<=[.!?]) ", text):
-                if 40 <= len(sentence) <= 240 and sentence[0].isupper() and sentence.endswith("."):
+                if _PLAIN_SENTENCE.fullmatch(sentence):
                     yield sentence

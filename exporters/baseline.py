@@ -38,7 +38,7 @@ def export_baseline(loaded: LoadedModel) -> onnx.ModelProto:
             kwargs=inputs,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes={name: dynamic for name in inputs},
+            dynamic_shapes=dict.fromkeys(inputs, dynamic),
             output_names=_output_names(model, inputs),
             verbose=False,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -23,7 +22,6 @@ from ..runtime.bundle import (
 )
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
 from ..toolchain.apply import apply_plan
-from ..toolchain.batches import EncodedSplit
 from ..toolchain.data import encode
 from ..toolchain.families import Family
 from ..toolchain.models import LoadedModel, load_fine_tuned

@@ -185,7 +185,7 @@ def encode(task: Task, frame: pd.DataFrame, tokenizer: Any, inputs: Sequence[str
     texts = [frame[column].tolist() for column in task.text_columns]
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     names = [name for name in inputs if name in encoded]
-    pad_values = {name: 0 for name in names}
+    pad_values = dict.fromkeys(names, 0)
     pad_values["input_ids"] = tokenizer.pad_token_id or 0
     if "token_type_ids" in pad_values:
         pad_values["token_type_ids"] = tokenizer.pad_token_type_id

