@@ -65,7 +65,7 @@ class CheckData:
             for name, value in arrays.items()
             if name.startswith("features/")
         }
-        references = []
+        references: list[ReferenceBatch] = []
         while f"reference/{len(references)}/indices" in arrays:
             prefix = f"reference/{len(references)}/output/"
             outputs = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

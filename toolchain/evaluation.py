@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ class Evaluator:
         for index, layer in enumerate(self._layers):
             if index < start:
                 layer.forward = _pass_through
-                undo.append(lambda layer=layer: layer.__delattr__("forward"))
+                undo.append(partial(delattr, layer, "forward"))
             elif index == start and start in kept:
                 undo.append(layer.register_forward_pre_hook(substitute).remove)
             elif index <= keep_up_to and index in self._kept_layers:

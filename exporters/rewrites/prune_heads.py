@@ -100,7 +100,8 @@ def _pad_heads(graph: ScopedGraph, output: Linear, shape: ModelShape, pruned: Se
     zeros_at = (shape.num_heads - len(pruned)) * size
     amounts = graph.constant(f"{name}.pads", np.array([0, 0, 0, 0, 0, size]))
     padded = graph.insert("Pad", f"{name}.zeros", [output.input, amounts], like)
-    indices, next_kept = [], 0
+    indices: list[int] = []
+    next_kept = 0
     for head in range(shape.num_heads):
         start = zeros_at if head in pruned else next_kept
         indices.extend(range(start, start + size))

@@ -52,7 +52,7 @@ def _replace(graph: ScopedGraph, family: Family, layer: int, chosen: SignMatchin
     extra = [tensor for tensor in attention.inputs[4:] if not tensor.is_empty()]
     if extra or attention.attrs.get("q_num_heads") or attention.attrs.get("is_causal"):
         raise RewriteRefused(f"{module}: its Attention node has past keys, 3-D inputs or a causal mask")
-    attributes = {"k": chosen.k, "selection": chosen.selection}
+    attributes: dict[str, object] = {"k": chosen.k, "selection": chosen.selection}
     if attention.attrs.get("scale"):
         attributes["scale"] = float(attention.attrs["scale"])
     old = attention.outputs[0]

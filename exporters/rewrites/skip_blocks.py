@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...toolchain.families import Family
 from ...toolchain.plan import ApproximationPlan
 from ..scoped_graph import ScopedGraph
@@ -22,10 +24,10 @@ def skip_blocks(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -> 
     for index, layer in enumerate(plan.layers):
         if layer.attention.skipped:
             place = family.scope(index, family.attention_output)
-            recorder.attempt(f"layer {index} ATTN", "skipped", lambda place=place: _bypass(graph, place))
+            recorder.attempt(f"layer {index} ATTN", "skipped", partial(_bypass, graph, place))
         if layer.feed_forward.skipped:
             place = family.scope(index, family.down)
-            recorder.attempt(f"layer {index} FFN", "skipped", lambda place=place: _bypass(graph, place))
+            recorder.attempt(f"layer {index} FFN", "skipped", partial(_bypass, graph, place))
     return recorder.report("skip_blocks")
 
 

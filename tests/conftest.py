@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def exported() -> dict:
+    """Family -> (tiny model, its baseline graph); exporting takes seconds, so each is exported once."""
+    from support import FAMILIES, tiny_model
+
+    from axform.exporters.baseline import export_baseline
+
+    result = {}
+    for family in FAMILIES:
+        loaded = tiny_model(family)
+        result[family] = (loaded, export_baseline(loaded))
+    return result
+
+
+@pytest.fixture(scope="session")
+def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from support import save_sentiment
+
+    return save_sentiment(tmp_path_factory.mktemp("sentiment"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, sentiment: Path) -> tuple[Path, Path]:
+    """(run, bundle) of a small, finished run that pruned something. Tests must not change them."""
+    from support import save_pretrained_only
+
+    from axform.exporters.export import export
+    from axform.toolchain.optimize import optimize
+    from axform.toolchain.options import OptimizeOptions
+
+    folder = tmp_path_factory.mktemp("finished")
+    model = save_pretrained_only(folder / "pretrained", layers=2)
+    options = OptimizeOptions(
+        model=str(model),
+        task="text-classification",
+        data=str(sentiment),
+        learning_rate=2e-3,
+        baseline_epochs=2,
+        final_epochs=1,
+        group_size=16,
+        max_drop=0.05,
+        prune_threshold=0.1,
+        approximate_threshold=0.3,
+    )
+    optimize(options, folder / "run")
+    export(folder / "run", folder / "bundle")
+    return folder / "run", folder / "bundle"

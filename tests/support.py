@@ -1,0 +1,147 @@
+"""Tiny models, a tiny tokenizer and random plans for the tests."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from axform.toolchain.families import family_of, shape_of
+from axform.toolchain.models import LoadedModel
+from axform.toolchain.plan import ApproximationPlan, SignMatching, group_count
+
+FAMILIES = ("bert", "roberta", "electra", "distilbert")
+GOOD, BAD = "great lovely superb warm bright fine".split(), "awful dull bleak poor cold stale".split()
+FILLER = "the film a story was with and its cast plot scene music ending very quite rather so".split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def tiny_tokenizer(with_segments: bool = True) -> Any:
+    words = [*SPECIAL, *GOOD, *BAD, *FILLER]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    inputs = ["input_ids", "token_type_ids", "attention_mask"] if with_segments else ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=inputs,
+        model_max_length=64,
+    )
+
+
+def tiny_config(family: str, layers: int = 2, num_labels: int = 2) -> Any:
+    sizes: dict[str, Any] = {"vocab_size": 64, "max_position_embeddings": 66, "num_labels": num_labels, "pad_token_id": 0}
+    if family == "distilbert":
+        sizes |= {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
+    else:
+        sizes |= {
+            "hidden_size": 32,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "embedding_size": 16,
+        }
+    return AutoConfig.for_model(family, **sizes)
+
+
+def tiny_model(family: str, layers: int = 2, num_labels: int = 2, seed: int = 0) -> LoadedModel:
+    """A random model with weights large enough for every part to matter to the logits."""
+    torch.manual_seed(seed)
+    config = tiny_config(family, layers, num_labels)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name.lower():
+                parameter.normal_(std=0.25)
+    described = family_of(config)
+    return LoadedModel(model, tiny_tokenizer(family in ("bert", "electra")), described, shape_of(config, described), True)
+
+
+def save_tiny(folder: Path, family: str = "bert", layers: int = 2, num_labels: int = 2, architecture: str | None = None) -> Path:
+    """Save a tiny checkpoint; ``architecture`` overwrites the one in its config."""
+    loaded = tiny_model(family, layers, num_labels)
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    if architecture is not None:
+        config = AutoConfig.from_pretrained(folder)
+        config.architectures = [architecture]
+        config.save_pretrained(folder)
+    return folder
+
+
+def save_pretrained_only(folder: Path, family: str = "bert", layers: int = 2) -> Path:
+    """Save a checkpoint without a task head."""
+    loaded = tiny_model(family, layers)
+    getattr(loaded.model, loaded.family.base_model).save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def sentiment_rows(count: int, seed: int = 0) -> pd.DataFrame:
+    """Sentences whose label is the majority of good or bad words, of 3 to 30 words."""
+    generator = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        label = generator.randrange(2)
+        marked = generator.choices(GOOD if label else BAD, k=generator.randint(1, 3))
+        words = marked + generator.choices(FILLER, k=generator.randint(2, 27))
+        generator.shuffle(words)
+        rows.append((" ".join(words), label))
+    return pd.DataFrame(rows, columns=["sentence", "label"])
+
+
+def save_sentiment(folder: Path, train: int = 400, validation: int = 80) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    sentiment_rows(train, 1).to_parquet(folder / "train.parquet")
+    sentiment_rows(validation, 2).to_parquet(folder / "validation.parquet")
+    return folder
+
+
+def random_plan(loaded: LoadedModel, generator: random.Random, group_size: int = 8) -> ApproximationPlan:
+    """Random skips, heads, groups and sign matching in every layer."""
+    plan = ApproximationPlan.empty(loaded.identity(), group_size)
+    shape = loaded.shape
+    selection = generator.choice(["majority", "count"])
+
+    def some(count: int) -> list[int]:
+        return sorted(generator.sample(range(count), generator.randrange(count))) if generator.random() < 0.6 else []
+
+    for layer in plan.layers:
+        layer.attention.skipped = generator.random() < 0.25
+        layer.feed_forward.skipped = generator.random() < 0.25
+        layer.attention.pruned_heads = some(shape.num_heads)
+        layer.attention.pruned_input_groups = some(group_count(shape.hidden_size, group_size))
+        layer.feed_forward.pruned_groups = some(group_count(shape.intermediate_size, group_size))
+        if generator.random() < 0.5:
+            layer.attention.sign_matching = SignMatching(k=generator.randint(1, 12), selection=selection)
+    plan.validate_parts()
+    return plan
+
+
+def random_batch(loaded: LoadedModel, generator: random.Random, sizes: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+    """Padded token batches, (batch, sequence), the first row unpadded."""
+    batch, sequence = sizes or (generator.randint(1, 5), generator.randint(1, 40))
+    seed = torch.Generator().manual_seed(generator.randrange(1 << 30))
+    inputs = {}
+    lengths = torch.randint(1, sequence + 1, (batch,), generator=seed)
+    lengths[0] = sequence
+    mask = (torch.arange(sequence)[None] < lengths[:, None]).long()
+    for name in loaded.inputs:
+        if name == "input_ids":
+            inputs[name] = torch.randint(4, 60, (batch, sequence), generator=seed) * mask
+        elif name == "attention_mask":
+            inputs[name] = mask
+        else:
+            inputs[name] = torch.randint(0, 2, (batch, sequence), generator=seed) * mask
+    return inputs

@@ -1,0 +1,66 @@
+"""Random plans over all families: the rewritten graph computes what PyTorch computes with the plan applied."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import FAMILIES, random_batch, random_plan
+
+from axform.exporters.export import rewrite
+from axform.exporters.scoped_graph import ScopedGraph
+from axform.toolchain.apply import apply_plan
+
+
+def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    onnx.checker.check_model(proto, full_check=True)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(seed=st.integers(0, 2**32))
+def test_rewritten_graph_equals_applied_plan(exported, family, seed):
+    loaded, baseline = exported[family]
+    generator = random.Random(seed)
+    plan = random_plan(loaded, generator)
+    outputs = []
+    batches = [random_batch(loaded, generator) for _ in range(3)]
+    for heads in ("fold", "pad"):
+        graph = ScopedGraph(baseline)
+        rewrite(graph, plan, loaded.family, heads)
+        optimized = session(graph.to_proto())
+        outputs.append([optimized.run(["logits"], {k: v.numpy() for k, v in batch.items()})[0] for batch in batches])
+    with apply_plan(loaded.model, plan), torch.inference_mode():
+        expected = [loaded.model(**batch).logits.numpy() for batch in batches]
+    for folded, padded, wanted in zip(*outputs, expected, strict=True):
+        np.testing.assert_allclose(folded, wanted, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(padded, folded, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_baseline_has_dynamic_shapes_and_the_models_names(exported, family):
+    loaded, baseline = exported[family]
+    assert [value.name for value in baseline.graph.input] == loaded.inputs
+    for value in baseline.graph.input:
+        assert [d.dim_param for d in value.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    plain = session(baseline)
+    for sizes in ((1, 1), (1, 64), (7, 2)):
+        batch = random_batch(loaded, random.Random(0), sizes)
+        with torch.inference_mode():
+            wanted = loaded.model(**batch).logits.numpy()
+        np.testing.assert_allclose(
+            plain.run(["logits"], {k: v.numpy() for k, v in batch.items()})[0], wanted, atol=1e-4, rtol=0
+        )
+
+
+def test_exported_files_do_not_name_the_exporting_machine(exported):
+    _, baseline = exported["bert"]
+    assert b"site-packages" not in baseline.SerializeToString()
+    assert b".py" not in baseline.SerializeToString()
