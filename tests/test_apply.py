@@ -1,0 +1,72 @@
+"""A plan applied to a live model equals the same model with its weights edited by hand, and can be taken back."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from support import FAMILIES, random_batch, random_plan, sentiment_rows, tiny_model
+
+from axform.toolchain.apply import apply_plan, layers_of
+from axform.toolchain.data import encode
+from axform.toolchain.evaluation import Evaluator, predict
+from axform.toolchain.plan import ApproximationPlan
+from axform.toolchain.tasks import TASKS, with_columns
+
+
+def logits(loaded, batch):
+    with torch.inference_mode():
+        return loaded.model(**batch).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_equal_zeroed_weights(family):
+    loaded, by_hand = tiny_model(family), tiny_model(family)
+    plan = ApproximationPlan.empty(loaded.identity(), 8)
+    plan.layers[0].attention.pruned_heads = [1, 3]
+    plan.layers[0].attention.pruned_input_groups = [2]
+    plan.layers[0].feed_forward.pruned_groups = [0, 5]
+    plan.layers[1].attention.skipped = True
+    plan.layers[1].feed_forward.skipped = True
+    described = by_hand.family
+    first, second = layers_of(by_hand.model, described)
+    with torch.no_grad():
+        output = first.get_submodule(described.attention_output)
+        output.weight[:, 8:16] = output.weight[:, 24:32] = 0
+        for path in (described.query, described.key, described.value):
+            first.get_submodule(path).weight[:, 16:24] = 0
+        down = first.get_submodule(described.down)
+        down.weight[:, 0:8] = down.weight[:, 40:48] = 0
+        for path in (described.attention_output, described.down):
+            second.get_submodule(path).weight.zero_()
+            second.get_submodule(path).bias.zero_()
+    batch = random_batch(loaded, random.Random(0), (3, 11))
+    untouched = logits(loaded, batch)
+    with apply_plan(loaded.model, plan):
+        torch.testing.assert_close(logits(loaded, batch), logits(by_hand, batch), atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits(loaded, batch), untouched)
+    assert not torch.allclose(untouched, logits(by_hand, batch), atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reused_activations_give_the_same_numbers(family):
+    loaded, fresh = tiny_model(family, layers=4), tiny_model(family, layers=4)
+    task = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
+    split = encode(task, sentiment_rows(40), loaded.tokenizer, loaded.inputs, 64)
+    generator = random.Random(3)
+    empty = ApproximationPlan.empty(loaded.identity(), 8)
+    reusing = Evaluator(loaded, task, split, empty, batch_size=8)
+    current = empty
+    for _ in range(12):
+        plan = current.model_copy(deep=True)
+        layer = generator.randrange(4)
+        plan.layers[layer] = random_plan(loaded, generator).layers[layer]
+        without = Evaluator(fresh, task, split, plan, batch_size=8, cache_bytes=0)
+        assert reusing.measure(plan) == without.measure()
+        without.close()
+        if generator.random() < 0.5:
+            reusing.accept(plan)
+            current = plan
+    reusing.close()
+    assert predict(loaded, split, 8).tolist() == predict(fresh, split, 8).tolist()

@@ -1,0 +1,167 @@
+"""Algorithm 3 on a model whose losses are known: which elements go, greedy shrinking, and resuming."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axform.errors import AxformError
+from axform.toolchain.journal import Journal
+from axform.toolchain.plan import ApproximationPlan, ModelIdentity
+from axform.toolchain.search import SearchOptions, search
+from axform.toolchain.significance import Measurement, Significance, Thresholds, Verdict
+
+IDENTITY = ModelIdentity(
+    family="bert", num_layers=2, num_heads=2, hidden_size=16, intermediate_size=32, fingerprint="0"
+)
+
+
+class KnownLosses:
+    """Loss 1.0, times a factor for each removed part."""
+
+    def __init__(self, factors, metric=None):
+        self.plan = ApproximationPlan.empty(IDENTITY, 8)
+        self.factors, self.metric, self.measured = factors, metric or {}, 0
+
+    def measure(self, plan):
+        self.measured += 1
+        loss, metric = 1.0, 0.9
+        for part in parts(plan):
+            loss *= self.factors.get(part, 1.5)
+            metric -= self.metric.get(part, 0.0)
+        return Measurement(loss, metric)
+
+    def accept(self, plan):
+        self.plan = plan
+
+
+def parts(plan):
+    for index, layer in enumerate(plan.layers):
+        if layer.attention.skipped:
+            yield f"ATTN {index}"
+        if layer.feed_forward.skipped:
+            yield f"FFN {index}"
+        yield from (f"ATTN {index} head {i}" for i in layer.attention.pruned_heads)
+        yield from (f"ATTN {index} group {i}" for i in layer.attention.pruned_input_groups)
+        yield from (f"FFN {index} group {i}" for i in layer.feed_forward.pruned_groups)
+        if layer.attention.sign_matching:
+            yield f"ATTN {index} sign matching"
+
+
+def run(tmp_path, factors, focus="speed", metric=None, name="trials.jsonl", **options):
+    evaluator = KnownLosses(factors, metric)
+    result = search(
+        evaluator, SearchOptions(focus=focus, **options), Journal(tmp_path / name, {"focus": focus})
+    )
+    return result, list(parts(result.plan)), evaluator
+
+
+def test_prune_retain_and_children_of_approximable_blocks(tmp_path):
+    factors = {
+        "FFN 1": 1.0,  # pruned
+        "FFN 0": 1.01,  # approximable: its groups are tried
+        "FFN 0 group 2": 1.001,
+        "ATTN 1": 1.3,  # retained: its heads are not tried
+        "ATTN 1 head 0": 1.0,
+        "ATTN 0": 1.015,
+        "ATTN 0 head 1": 1.001,
+        "ATTN 0 group 0": 1.0,
+    }
+    result, removed, _ = run(tmp_path, factors)
+    assert removed == ["FFN 1", "ATTN 0 head 1", "ATTN 0 group 0", "FFN 0 group 2"] or set(removed) == {
+        "FFN 1",
+        "FFN 0 group 2",
+        "ATTN 0 head 1",
+        "ATTN 0 group 0",
+    }
+    assert result.final.loss == pytest.approx(1.0 * 1.001 * 1.001)
+
+
+def test_accuracy_focus_only_takes_what_lowers_the_best_loss(tmp_path):
+    _, removed, _ = run(tmp_path, {"FFN 1": 0.9, "FFN 0": 1.0, "ATTN 1": 0.99, "ATTN 0": 1.001}, focus="accuracy")
+    assert removed == ["FFN 1", "ATTN 1"] or set(removed) == {"FFN 1", "ATTN 1"}
+
+
+def test_the_metric_guard_stands_beside_the_loss(tmp_path):
+    _, removed, _ = run(tmp_path, {"FFN 1": 0.9, "ATTN 1": 0.9}, metric={"FFN 1": 0.01, "ATTN 1": 0.004})
+    assert removed == ["ATTN 1"]
+
+
+def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
+    factors = {"FFN 1": 1.01} | {f"FFN 1 group {i}": f for i, f in enumerate((1.0, 1.4, 1.0, 1.0))}
+    _, removed, _ = run(tmp_path, factors, ffn_groups="contiguous")
+    assert removed == ["FFN 1 group 0", "FFN 1 group 2", "FFN 1 group 3"]
+    factors["FFN 1 group 3"] = 1.4
+    _, removed, evaluator = run(tmp_path, factors, ffn_groups="contiguous", name="b.jsonl")
+    assert removed == ["FFN 1 group 0"]
+    _, removed, _ = run(tmp_path, factors, ffn_groups="any", name="c.jsonl")
+    assert removed == ["FFN 1 group 0", "FFN 1 group 2"]
+
+
+def test_sign_matching_needs_a_trial_of_its_own(tmp_path):
+    factors = {"ATTN 1": 1.01, "ATTN 0": 1.01, "ATTN 1 sign matching": 1.001, "ATTN 0 sign matching": 1.05}
+    _, removed, _ = run(tmp_path, factors, sign_matching_k=16)
+    assert removed == ["ATTN 1 sign matching"]
+    _, removed, _ = run(tmp_path, factors, focus="size", sign_matching_k=16, name="size.jsonl")
+    assert removed == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_search_cut_anywhere_resumes_to_the_same_plan(tmp_path_factory, data):
+    tmp_path = tmp_path_factory.mktemp("cut")
+    factors = {"FFN 1": 1.01, "FFN 0": 0.99, "ATTN 1": 1.012, "ATTN 0": 1.004, "ATTN 1 sign matching": 1.002}
+    factors |= {f"FFN 1 group {i}": data.draw(st.sampled_from([1.0, 1.003, 1.4])) for i in range(4)}
+    options = {"sign_matching_k": 4, "ffn_groups": data.draw(st.sampled_from(["any", "contiguous"]))}
+    whole, removed, evaluator = run(tmp_path, factors, **options)
+    journal = tmp_path / "trials.jsonl"
+    text = journal.read_bytes()
+    start = text.index(b"\n") + 1
+    cut = start + round(data.draw(st.floats(0, 1)) * (len(text) - start))  # also in the middle of a line
+    journal.write_bytes(text[:cut])
+    resumed, removed_again, again = run(tmp_path, factors, **options)
+    assert resumed.plan == whole.plan and resumed.trials == whole.trials
+    assert again.measured == evaluator.measured - max(0, text[:cut].count(b"\n") - 1)
+    records = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert [record["trial"] for record in records] == list(range(whole.trials))
+
+
+def test_a_journal_of_other_settings_is_refused(tmp_path):
+    Journal(tmp_path / "t.jsonl", {"focus": "speed", "seed": 0})
+    with pytest.raises(AxformError, match="was made with seed = 0, this search has 1"):
+        Journal(tmp_path / "t.jsonl", {"focus": "speed", "seed": 1})
+
+
+def test_a_damaged_journal_is_refused(tmp_path):
+    journal = tmp_path / "t.jsonl"
+    Journal(journal, {"a": 1})
+    journal.write_text(journal.read_text() + "garbage\n")
+    with pytest.raises(AxformError, match="damaged"):
+        Journal(journal, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "verdict"),
+    [
+        (1.004, 0.9, Verdict.PRUNE),
+        (1.005, 0.9, Verdict.APPROXIMATE),
+        (1.0199, 0.9, Verdict.APPROXIMATE),
+        (1.02, 0.9, Verdict.RETAIN),
+        (1.0, 0.8954, Verdict.APPROXIMATE),
+        (float("nan"), 0.9, Verdict.RETAIN),
+    ],
+)
+def test_thresholds_of_the_paper(loss, metric, verdict):
+    assert Significance("speed", Thresholds(), Measurement(1.0, 0.9)).judge(Measurement(loss, metric)) is verdict
+
+
+def test_accuracy_thresholds_follow_the_best_loss():
+    significance = Significance("accuracy", Thresholds(), Measurement(1.0, 0.9))
+    significance.accept(Measurement(0.8, 0.9))
+    assert significance.judge(Measurement(0.79, 0.9)) is Verdict.PRUNE
+    assert significance.judge(Measurement(0.81, 0.9)) is Verdict.APPROXIMATE
+    assert significance.judge(Measurement(0.79, 0.899)) is Verdict.APPROXIMATE
+    assert significance.judge(Measurement(0.82, 0.9)) is Verdict.RETAIN
