@@ -15,7 +15,11 @@ from .console import note, out, run_app, showing_progress
 from .errors import AxformError
 from .exporters.cli import export_command
 from .files import write_text
+from .runtime.session import Provider
 from .summaries import bench_tables, check_tables, optimize_tables
+from .toolchain.elements import LayerOrder
+from .toolchain.options import GroupShape, OptimizeOptions, SignMatchingMode
+from .toolchain.plan import Focus, Selection
 
 __all__ = ["main"]
 
@@ -38,7 +42,7 @@ def optimize(
         str, typer.Option(help="glue/sst2, glue/rte ..., or text-classification / text-regression with --data.")
     ],
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
-    focus: Annotated[str, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
+    focus: Annotated[Focus, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
     max_drop: Annotated[
         float,
         typer.Option(help="Largest accepted drop of the task metric, as a share of the baseline's (0.005 = 0.5 %)."),
@@ -85,11 +89,11 @@ def optimize(
         typer.Option(help="Weights per group; default 256, less for small models.", rich_help_panel=_SEARCH),
     ] = None,
     layer_order: Annotated[
-        str,
+        LayerOrder,
         typer.Option(help="last-to-first, or first-to-last where the top layers matter more.", rich_help_panel=_SEARCH),
     ] = "last-to-first",
     sign_matching: Annotated[
-        str,
+        SignMatchingMode,
         typer.Option(
             help="Sign-matching attention with the speed focus: on, off, or auto, which tries it from 128 tokens on: "
             "attention is only 3 % of the FLOPs at 128 tokens and 10 % at 512, so it pays for long inputs.",
@@ -97,14 +101,15 @@ def optimize(
         ),
     ] = "auto",
     selection: Annotated[
-        str,
+        Selection,
         typer.Option(help="How sign matching ranks keys: majority (the paper's) or count.", rich_help_panel=_SEARCH),
     ] = "majority",
     ffn_groups: Annotated[
-        str, typer.Option(help="FFN groups to keep with the speed focus: any or contiguous.", rich_help_panel=_SEARCH)
+        GroupShape,
+        typer.Option(help="FFN groups to keep with the speed focus: any or contiguous.", rich_help_panel=_SEARCH),
     ] = "any",
     attention_groups: Annotated[
-        str,
+        GroupShape,
         typer.Option(
             help="ATTN input groups to keep with the speed focus: contiguous (one Slice) or any (a Gather).",
             rich_help_panel=_SEARCH,
@@ -177,7 +182,7 @@ def optimize(
 @app.command()
 def check(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
-    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator.")] = None,
 ) -> None:
     """Prove a bundle: model.onnx against PyTorch, number by number, and its task metric against baseline.onnx.
@@ -190,7 +195,7 @@ def check(
     opened = Bundle(bundle)
     with showing_progress() as progress:
         progress.stage("checking")
-        report = check_bundle(opened, _provider(provider), threads, on_batch=progress.step)
+        report = check_bundle(opened, provider, threads, on_batch=progress.step)
     for table in check_tables(report):
         out.print(table)
     if not report.passed:
@@ -203,7 +208,7 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
     seq: Annotated[str, typer.Option(help="Sequence lengths in tokens, separated by commas.")] = "32,128",
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
-    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = "auto",
     runs: Annotated[int | None, typer.Option(help="Runs per model and shape; default as many as fit into 5 s.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
@@ -218,7 +223,7 @@ def bench(
             opened,
             _numbers(batch, "--batch"),
             _numbers(seq, "--seq"),
-            provider=_provider(provider),
+            provider=provider,
             threads=threads,
             runs=runs,
             on_run=progress.step,
@@ -234,39 +239,29 @@ def quickstart(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the run and the bundle.")] = Path(
         "axform-quickstart"
     ),
-    focus: Annotated[str, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
+    focus: Annotated[Focus, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
 ) -> None:
     """The whole chain in a few minutes, on a model and texts that the install brings: nothing is downloaded.
 
     The task is to tell which installed library a sentence of documentation comes from. A second run continues or
     shows what is there.
     """
-    if focus not in ("accuracy", "speed", "size"):
-        raise typer.BadParameter(f"{focus!r} is not one of accuracy, speed, size.", param_hint="--focus")
     from .quickstart import run_quickstart
 
     try:
-        run_quickstart(out_dir, focus)  # type: ignore[arg-type]
+        run_quickstart(out_dir, focus)
     except KeyboardInterrupt:
         note("interrupted; the state is kept: run the same command again to continue")
         raise typer.Exit(130) from None
 
 
-def _options(**values: Any) -> Any:
-    from .toolchain.options import OptimizeOptions
-
+def _options(**values: Any) -> OptimizeOptions:
     try:
         return OptimizeOptions(**values)
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
         raise AxformError(f"{flag}: {first['msg']} (found {first['input']!r}).") from None
-
-
-def _provider(name: str) -> Any:
-    if name not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{name!r} is not one of auto, cpu, cuda.", param_hint="--provider")
-    return name
 
 
 def _numbers(text: str, flag: str) -> list[int]:

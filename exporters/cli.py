@@ -9,6 +9,7 @@ import typer
 
 from ..console import out as console
 from ..console import run_app, showing_progress, table
+from .head_mode import HeadMode
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
@@ -21,7 +22,7 @@ def export_command(
     run: Annotated[Path, typer.Argument(help="Run folder made by `axform optimize`.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     heads: Annotated[
-        str,
+        HeadMode,
         typer.Option(
             help="How pruned heads are removed: fold slices the output projection, pad keeps it and pads the context "
             "with zeros (the paper's form). Both give the same numbers; fold is smaller and faster."
@@ -33,12 +34,10 @@ def export_command(
 
     Example: axform-export runs/sst2 --out bundles/sst2
     """
-    if heads not in ("fold", "pad"):
-        raise typer.BadParameter(f"{heads!r} is not one of fold, pad.", param_hint="--heads")
     from .export import export
 
     with showing_progress() as progress:
-        bundle, reports = export(run, out, heads=heads, overwrite=overwrite, progress=progress)  # type: ignore[arg-type]
+        bundle, reports = export(run, out, heads=heads, overwrite=overwrite, progress=progress)
     show_export(bundle, reports)
 
 

@@ -31,8 +31,8 @@ from ..toolchain.progress import Progress
 from ..toolchain.run_folder import RunFolder, RunRecord
 from .baseline import export_baseline
 from .functions import DOMAIN
+from .head_mode import HeadMode
 from .rewrites import RewriteReport, prune_heads, shrink_groups, sign_matching, skip_blocks
-from .rewrites.prune_heads import HeadMode
 from .scoped_graph import ScopedGraph
 
 __all__ = ["export", "rewrite", "save_onnx"]

@@ -10,18 +10,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def pytest_configure() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 @pytest.fixture(scope="session")
 def exported() -> dict:
     """Family -> (tiny model, its baseline graph); exporting takes seconds, so each is exported once."""
-    from support import FAMILIES, tiny_model
-
     from axform.exporters.baseline import export_baseline
+    from support import FAMILIES, tiny_model
 
     result = {}
     for family in FAMILIES:
@@ -40,11 +33,10 @@ def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, sentiment: Path) -> tuple[Path, Path]:
     """(run, bundle) of a small, finished run that pruned something. Tests must not change them."""
-    from support import save_pretrained_only
-
     from axform.exporters.export import export
     from axform.toolchain.optimize import optimize
     from axform.toolchain.options import OptimizeOptions
+    from support import save_pretrained_only
 
     folder = tmp_path_factory.mktemp("finished")
     model = save_pretrained_only(folder / "pretrained", layers=2)

@@ -8,16 +8,33 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
-
 from axform.toolchain.families import family_of, shape_of
 from axform.toolchain.models import LoadedModel
 from axform.toolchain.plan import ApproximationPlan, SignMatching, group_count
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
-GOOD, BAD = "great lovely superb warm bright fine".split(), "awful dull bleak poor cold stale".split()
-FILLER = "the film a story was with and its cast plot scene music ending very quite rather so".split()
+GOOD, BAD = ["great", "lovely", "superb", "warm", "bright", "fine"], ["awful", "dull", "bleak", "poor", "cold", "stale"]
+FILLER = [
+    "the",
+    "film",
+    "a",
+    "story",
+    "was",
+    "with",
+    "and",
+    "its",
+    "cast",
+    "plot",
+    "scene",
+    "music",
+    "ending",
+    "very",
+    "quite",
+    "rather",
+    "so",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
@@ -41,7 +58,12 @@ def tiny_tokenizer(with_segments: bool = True) -> Any:
 
 
 def tiny_config(family: str, layers: int = 2, num_labels: int = 2) -> Any:
-    sizes: dict[str, Any] = {"vocab_size": 64, "max_position_embeddings": 66, "num_labels": num_labels, "pad_token_id": 0}
+    sizes: dict[str, Any] = {
+        "vocab_size": 64,
+        "max_position_embeddings": 66,
+        "num_labels": num_labels,
+        "pad_token_id": 0,
+    }
     if family == "distilbert":
         sizes |= {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
     else:
@@ -65,10 +87,14 @@ def tiny_model(family: str, layers: int = 2, num_labels: int = 2, seed: int = 0)
             if "norm" not in name.lower():
                 parameter.normal_(std=0.25)
     described = family_of(config)
-    return LoadedModel(model, tiny_tokenizer(family in ("bert", "electra")), described, shape_of(config, described), True)
+    return LoadedModel(
+        model, tiny_tokenizer(family in ("bert", "electra")), described, shape_of(config, described), True
+    )
 
 
-def save_tiny(folder: Path, family: str = "bert", layers: int = 2, num_labels: int = 2, architecture: str | None = None) -> Path:
+def save_tiny(
+    folder: Path, family: str = "bert", layers: int = 2, num_labels: int = 2, architecture: str | None = None
+) -> Path:
     """Save a tiny checkpoint; ``architecture`` overwrites the one in its config."""
     loaded = tiny_model(family, layers, num_labels)
     loaded.model.save_pretrained(folder)
@@ -129,7 +155,9 @@ def random_plan(loaded: LoadedModel, generator: random.Random, group_size: int =
     return plan
 
 
-def random_batch(loaded: LoadedModel, generator: random.Random, sizes: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+def random_batch(
+    loaded: LoadedModel, generator: random.Random, sizes: tuple[int, int] | None = None
+) -> dict[str, torch.Tensor]:
     """Padded token batches, (batch, sequence), the first row unpadded."""
     batch, sequence = sizes or (generator.randint(1, 5), generator.randint(1, 40))
     seed = torch.Generator().manual_seed(generator.randrange(1 << 30))

@@ -6,13 +6,12 @@ import random
 
 import pytest
 import torch
-from support import FAMILIES, random_batch, random_plan, sentiment_rows, tiny_model
-
 from axform.toolchain.apply import apply_plan, layers_of
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
 from axform.toolchain.plan import ApproximationPlan
 from axform.toolchain.tasks import TASKS, with_columns
+from support import FAMILIES, random_batch, random_plan, sentiment_rows, tiny_model
 
 
 def logits(loaded, batch):

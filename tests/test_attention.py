@@ -7,12 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from axform.exporters.functions import DOMAIN, sign_matching_function
+from axform.toolchain.attention import default_k, sign_matching_attention, sign_matching_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-
-from axform.exporters.functions import DOMAIN, sign_matching_function
-from axform.toolchain.attention import default_k, sign_matching_attention, sign_matching_keys
 
 
 def reference(q, k, v, mask, kept, selection):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from axform.toolchain.elements import BlockCosts, Element, block_costs, build_queue, with_element
 from axform.toolchain.families import ModelShape
 from axform.toolchain.plan import ApproximationPlan, ModelIdentity, default_group_size

@@ -9,13 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from support import FAMILIES, random_batch, random_plan
-
 from axform.exporters.export import rewrite
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.toolchain.apply import apply_plan
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import FAMILIES, random_batch, random_plan
 
 
 def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from axform.errors import AxformError
 from axform.toolchain.journal import Journal
 from axform.toolchain.plan import ApproximationPlan, ModelIdentity
 from axform.toolchain.search import SearchOptions, search
 from axform.toolchain.significance import Measurement, Significance, Thresholds, Verdict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 IDENTITY = ModelIdentity(
     family="bert", num_layers=2, num_heads=2, hidden_size=16, intermediate_size=32, fingerprint="0"
@@ -53,9 +52,7 @@ def parts(plan):
 
 def run(tmp_path, factors, focus="speed", metric=None, name="trials.jsonl", **options):
     evaluator = KnownLosses(factors, metric)
-    result = search(
-        evaluator, SearchOptions(focus=focus, **options), Journal(tmp_path / name, {"focus": focus})
-    )
+    result = search(evaluator, SearchOptions(focus=focus, **options), Journal(tmp_path / name, {"focus": focus}))
     return result, list(parts(result.plan)), evaluator
 
 

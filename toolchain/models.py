@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from ..errors import AxformError
 from .families import Family, ModelShape, family_of, shape_of
@@ -147,8 +150,21 @@ def _load_model(path: str, source: str, options: dict[str, Any]) -> tuple[PreTra
     config = _read(AutoConfig, path, source)
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise AxformError(f"model {source!r}: {config.model_type} has no sequence classification head in transformers.")
-    model, info = _read(AutoModelForSequenceClassification, path, source, output_loading_info=True, **options)
+    with _without_progress_bar():
+        model, info = _read(AutoModelForSequenceClassification, path, source, output_loading_info=True, **options)
     return model.float(), info
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Loading a local checkpoint takes milliseconds; a bar for it would stand in the way of ours."""
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _loaded(model: PreTrainedModel, path: str, source: str, has_trained_head: bool) -> LoadedModel:

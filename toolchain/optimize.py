@@ -73,6 +73,7 @@ def optimize(
         check_output_folder(out, overwrite, "run")
     data = settle_task_data(options)
     loaded = load_for_task(options.model, data.task, data.num_labels, options.seed)
+    _check_fits(options, loaded)
     if not run.options_path.exists() or not resume:
         _clear(out)
         run.write_options(options)
@@ -87,6 +88,18 @@ def _check_same_options(run: RunFolder, options: OptimizeOptions) -> None:
                 f"{run.path}: was started with {name} = {value!r}, now {now[name]!r}; "
                 "resume with the same options, or start again with --overwrite."
             )
+
+
+def _check_fits(options: OptimizeOptions, loaded: LoadedModel) -> None:
+    """What can only be judged with the model at hand, before anything is written."""
+    if options.baseline_epochs == 0 and not loaded.has_trained_head:
+        raise AxformError(
+            f"model {options.model!r}: has no trained sequence classification head, so it must be fine-tuned first; "
+            "leave out --baseline-epochs 0."
+        )
+    smallest = min(loaded.shape.hidden_size, loaded.shape.intermediate_size)
+    if options.group_size is not None and options.group_size > smallest:
+        raise AxformError(f"--group-size {options.group_size}: larger than the model's {smallest} features.")
 
 
 def _clear(folder: Path) -> None:
@@ -118,7 +131,6 @@ class _Run:
     def execute(self) -> RunRecord:
         teacher = self._baseline()
         self._group_size = self._options.group_size or default_group_size(teacher.shape)
-        self._check_group_size(teacher)
         baseline = self._measure(teacher, ApproximationPlan.empty(teacher.identity(), self._group_size))
         guard = Significance(self._options.focus, Thresholds(max_drop=self._options.max_drop), baseline)
         for round_number, slack in enumerate(_slacks(self._options.recover)):
@@ -151,11 +163,6 @@ class _Run:
             epochs = self._options.baseline_epochs
             if epochs is None:
                 epochs = 0 if self._loaded.has_trained_head else 3
-            if epochs == 0 and not self._loaded.has_trained_head:
-                raise AxformError(
-                    f"model {self._options.model!r}: has no trained sequence classification head, so it must be "
-                    "fine-tuned first; leave out --baseline-epochs 0."
-                )
             if epochs:
                 self._progress.stage("fine-tuning the baseline")
                 self._fine_tune(self._loaded, epochs, "baseline", teacher=None)
@@ -321,11 +328,6 @@ class _Run:
             )
             return None
         return k
-
-    def _check_group_size(self, loaded: LoadedModel) -> None:
-        smallest = min(loaded.shape.hidden_size, loaded.shape.intermediate_size)
-        if self._group_size > smallest:
-            raise AxformError(f"--group-size {self._group_size}: larger than the model's {smallest} features.")
 
     def _report_trial(self, trial: SearchProgress) -> None:
         self._progress.step(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...toolchain.families import Family, ModelShape
 from ...toolchain.plan import ApproximationPlan, kept_positions
+from ..head_mode import HeadMode
 from ..scoped_graph import Linear, RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
 
-__all__ = ["HeadMode", "prune_heads"]
-
-HeadMode = Literal["fold", "pad"]
+__all__ = ["prune_heads"]
 
 
 def prune_heads(graph: ScopedGraph, plan: ApproximationPlan, family: Family, mode: HeadMode = "fold") -> RewriteReport:
