@@ -70,7 +70,6 @@ def _options(data: Path, focus: Focus) -> OptimizeOptions:
         data=str(data),
         max_length=48,
         max_drop=0.02,
-        recover=0.0 if focus == "accuracy" else 0.3,
         learning_rate=1e-4,
         baseline_epochs=2,
         final_epochs=2,

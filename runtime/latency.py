@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from ..errors import AxformError
 from .bundle import Bundle
+from .check_data import CheckData
 from .session import Provider, create_session, import_onnxruntime
 
 __all__ = ["LatencyReport", "ShapeLatency", "Timing", "bench_bundle", "ratio_interval", "time_interleaved"]
@@ -66,7 +67,7 @@ def bench_bundle(
     seconds: float = 5.0,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> LatencyReport:
-    """Time both models of a bundle on random tokens, for every batch with every sequence length.
+    """Time both models of a bundle on random tokens of its task, for every batch with every sequence length.
 
     Args:
         threads: threads inside one operator; None = all cores this process may use.
@@ -82,6 +83,7 @@ def bench_bundle(
         raise AxformError(f"--seq {too_long[0]}: the model takes at most {longest} tokens.")
     onnxruntime = import_onnxruntime()
     threads = threads or _usable_cores()
+    tokens = np.concatenate(list(CheckData.load(bundle.check_data).split.features["input_ids"]))
     sessions = [create_session(path, provider, threads, spinning=False) for path in (bundle.baseline, bundle.model)]
     shapes = [(batch, sequence) for batch in batches for sequence in sequences]
     results = []
@@ -89,7 +91,7 @@ def bench_bundle(
         if on_run is not None:
             on_run(number, len(shapes), f"batch {batch}, sequence {sequence}")
         baseline, model = time_interleaved(
-            [_runner(session, batch, sequence) for session in sessions], runs=runs, seconds=seconds
+            [_runner(session, batch, sequence, tokens) for session in sessions], runs=runs, seconds=seconds
         )
         low, high = ratio_interval(baseline, model)
         results.append(
@@ -156,9 +158,9 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _runner(session: Any, batch: int, sequence: int) -> Callable[[], object]:
-    """One call of a session on fixed random tokens: every position a real token, (batch, sequence)."""
-    tokens = np.random.default_rng(0).integers(5, 100, (batch, sequence))
+def _runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> Callable[[], object]:
+    """One call of a session on random tokens of the task: every position a real token, (batch, sequence)."""
+    tokens = np.random.default_rng(0).choice(vocabulary, (batch, sequence))
     feeds = {}
     for entry in session.get_inputs():
         if entry.name == "input_ids":

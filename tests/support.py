@@ -77,15 +77,15 @@ def tiny_config(family: str, layers: int = 2, num_labels: int = 2) -> Any:
     return AutoConfig.for_model(family, **sizes)
 
 
-def tiny_model(family: str, layers: int = 2, num_labels: int = 2, seed: int = 0) -> LoadedModel:
-    """A random model with weights large enough for every part to matter to the logits."""
+def tiny_model(family: str, layers: int = 2, num_labels: int = 2, seed: int = 0, std: float = 0.25) -> LoadedModel:
+    """A random model; by default with weights large enough for every part to matter to the logits."""
     torch.manual_seed(seed)
     config = tiny_config(family, layers, num_labels)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name.lower():
-                parameter.normal_(std=0.25)
+                parameter.normal_(std=std)
     described = family_of(config)
     return LoadedModel(
         model, tiny_tokenizer(family in ("bert", "electra")), described, shape_of(config, described), True
@@ -107,8 +107,8 @@ def save_tiny(
 
 
 def save_pretrained_only(folder: Path, family: str = "bert", layers: int = 2) -> Path:
-    """Save a checkpoint without a task head."""
-    loaded = tiny_model(family, layers)
+    """Save a checkpoint without a task head, with weights from which training starts well."""
+    loaded = tiny_model(family, layers, std=0.05)
     getattr(loaded.model, loaded.family.base_model).save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
     return folder

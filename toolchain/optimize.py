@@ -20,7 +20,7 @@ from .data import TaskData, encode, load_task_data
 from .evaluation import Evaluator, predict
 from .finetune import FineTuneOptions, fine_tune
 from .journal import Journal
-from .models import LoadedModel, load_fine_tuned, load_for_task, preferred_device
+from .models import LoadedModel, load_fine_tuned, load_for_task, preferred_device, without_progress_bar
 from .options import OptimizeOptions
 from .plan import ApproximationPlan, default_group_size
 from .progress import Progress
@@ -133,7 +133,7 @@ class _Run:
         self._group_size = self._options.group_size or default_group_size(teacher.shape)
         baseline = self._measure(teacher, ApproximationPlan.empty(teacher.identity(), self._group_size))
         guard = Significance(self._options.focus, Thresholds(max_drop=self._options.max_drop), baseline)
-        for round_number, slack in enumerate(_slacks(self._options.recover)):
+        for round_number, slack in enumerate(_slacks(self._options.first_slack)):
             finished = self._run.finished_rounds()
             if len(finished) > round_number + 1:
                 continue  # a later round replaced this one's model
@@ -353,7 +353,7 @@ def max_length(wanted: int | None, loaded: LoadedModel) -> int:
 
 
 def _save(loaded: LoadedModel, folder: Path) -> None:
-    with write_folder(folder, overwrite=True) as staging:
+    with write_folder(folder, overwrite=True) as staging, without_progress_bar():
         loaded.model.save_pretrained(staging)
         loaded.tokenizer.save_pretrained(staging)
 

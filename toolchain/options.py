@@ -15,6 +15,10 @@ GroupShape = Literal["any", "contiguous"]
 SignMatchingMode = Literal["auto", "on", "off"]
 
 
+_RECOVER = 0.2
+"""Two distilled epochs won back what this cost in the runs that the README shows."""
+
+
 class OptimizeOptions(BaseModel):
     """Everything that decides the outcome of a run."""
 
@@ -37,8 +41,9 @@ class OptimizeOptions(BaseModel):
     prune_threshold: float = Field(default=0.005, ge=0)
     approximate_threshold: float = Field(default=0.02, ge=0)
     max_drop: float = Field(default=0.005, ge=0)
-    recover: float = Field(default=0.0, ge=0)
-    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back."""
+    recover: float | None = Field(default=None, ge=0)
+    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None = 0.2
+    with the speed and size focus where there is a final fine-tuning, else 0, which is the paper's search."""
     group_size: int | None = Field(default=None, ge=1)
     """Weights per group; None = by the model's size."""
     layer_order: LayerOrder = "last-to-first"
@@ -53,3 +58,10 @@ class OptimizeOptions(BaseModel):
     learning_rate: float = Field(default=2e-5, gt=0)
     batch_size: int = Field(default=32, ge=1)
     distill: bool = True
+
+    @property
+    def first_slack(self) -> float:
+        """``recover``, its default resolved."""
+        if self.recover is not None:
+            return self.recover
+        return _RECOVER if self.focus != "accuracy" and self.final_epochs else 0.0
