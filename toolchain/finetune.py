@@ -34,7 +34,7 @@ class FineTuneOptions:
     """Softens teacher and student logits alike when a teacher is given."""
     teacher_weight: float = 0.5
     """Share of the teacher's term in the loss; the rest is the task's own loss."""
-    hidden_weight: float = 1.0
+    hidden_weight: float = 10.0
     """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
 
 
