@@ -73,8 +73,8 @@ def optimize(
     recover: Annotated[
         float | None,
         typer.Option(
-            help="Let the search cost this much more loss (0.5 = 50 %), counting on the final distillation to win it "
-            "back. When it does not, the search is repeated with half of it, then with none. Default 0.5 with the speed "
+            help="Let the search cost this much more loss (0.25 = 25 %), counting on the final distillation to win it "
+            "back. When it does not, the search is repeated with half of it, then with none. Default 0.25 with the speed "
             "and size focus, else 0, which is the paper's search.",
             rich_help_panel=_SEARCH,
         ),

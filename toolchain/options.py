@@ -15,8 +15,9 @@ GroupShape = Literal["any", "contiguous"]
 SignMatchingMode = Literal["auto", "on", "off"]
 
 
-_RECOVER = 0.5
-"""One distilled epoch won back 40 % more loss on MiniLM and SST-2; the search falls back to less where it cannot."""
+_RECOVER = 0.25
+"""What two distilled epochs win back on MiniLM and SST-2, where 0.5 was too much; where it is too much, too, the search
+falls back to less."""
 
 
 class OptimizeOptions(BaseModel):
@@ -42,7 +43,7 @@ class OptimizeOptions(BaseModel):
     approximate_threshold: float = Field(default=0.02, ge=0)
     max_drop: float = Field(default=0.005, ge=0)
     recover: float | None = Field(default=None, ge=0)
-    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None = 0.5
+    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None = 0.25
     with the speed and size focus where there is a final fine-tuning, else 0, which is the paper's search."""
     group_size: int | None = Field(default=None, ge=1)
     """Weights per group; None = by the model's size."""
