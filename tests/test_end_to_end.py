@@ -142,8 +142,8 @@ def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command")
     model = save_pretrained_only(folder / "model", layers=4)
     data = save_sentiment(folder / "data", train=1000)
-    options = "--learning-rate 2e-3 --baseline-epochs 1 --final-epochs 0 --group-size 4 --focus size"
-    thresholds = "--prune-threshold 0.02 --approximate-threshold 10 --max-drop 0.1"
+    options = "--learning-rate 3e-3 --baseline-epochs 6 --final-epochs 0 --group-size 4 --focus size"
+    thresholds = "--prune-threshold 0.001 --approximate-threshold 10 --max-drop 0.1"
     return [
         *CLI, "optimize", str(model), "--task", "text-classification", "--data", str(data),
         *options.split(), *thresholds.split(), "--out",
