@@ -23,7 +23,6 @@ from axform.runtime.latency import bench_bundle, ratio_interval
 from axform.runtime.parity import check_bundle, numeric_parity
 from axform.toolchain.plan import ApproximationPlan
 from axform.toolchain.run_folder import RunFolder
-from support import save_pretrained_only, save_sentiment
 
 CLI = [sys.executable, "-c", "from axform.cli import main; main()"]
 
@@ -137,17 +136,12 @@ def test_optimum_finds_the_command():
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """Arguments of a run whose search takes long enough to be killed in the middle, without --out."""
-    folder = tmp_path_factory.mktemp("command")
-    model = save_pretrained_only(folder / "model", layers=4)
-    data = save_sentiment(folder / "data", train=1000)
-    options = "--learning-rate 3e-3 --baseline-epochs 6 --final-epochs 0 --group-size 4 --focus size"
+def command(finished, sentiment):
+    """Arguments of a run with about a hundred trials and no training, without the value of --out."""
+    options = "--task text-classification --focus size --final-epochs 0 --group-size 2"
     thresholds = "--prune-threshold 0.001 --approximate-threshold 10 --max-drop 0.1"
-    return [
-        *CLI, "optimize", str(model), "--task", "text-classification", "--data", str(data),
-        *options.split(), *thresholds.split(), "--out",
-    ]  # fmt: skip
+    model = str(finished[0] / "baseline")
+    return [*CLI, "optimize", model, "--data", str(sentiment), *options.split(), *thresholds.split(), "--out"]
 
 
 def wait_for_trials(process: subprocess.Popen, journal: Path, count: int) -> None:
