@@ -236,6 +236,21 @@ def bench(
 
 
 @app.command()
+def ops() -> None:
+    """Show what the op library contains: instruction sets, CUDA architectures, and which of them run here."""
+    from . import custom_ops
+    from .summaries import ops_table
+
+    if not custom_ops.is_available():
+        try:
+            custom_ops.get_library_path()
+        except custom_ops.OpLibraryMissing as missing:
+            out.print(f"no op library: {missing}", soft_wrap=True)
+        return
+    out.print(ops_table(custom_ops.build_info(), str(custom_ops.get_library_path())))
+
+
+@app.command()
 def quickstart(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the run and the bundle.")] = Path(
         "axform-quickstart"

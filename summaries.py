@@ -10,11 +10,12 @@ from .console import table
 from .toolchain.plan import ApproximationPlan, LayerPlan, group_count
 
 if TYPE_CHECKING:
+    from .custom_ops import BuildInfo
     from .runtime.latency import LatencyReport
     from .runtime.parity import ParityReport
     from .toolchain.run_folder import RunRecord
 
-__all__ = ["bench_tables", "check_tables", "optimize_tables"]
+__all__ = ["bench_tables", "check_tables", "ops_table", "optimize_tables"]
 
 
 def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
@@ -117,3 +118,19 @@ def bench_tables(report: LatencyReport) -> list[Table]:
     )
     result.caption_justify = "left"
     return [result]
+
+
+def ops_table(info: BuildInfo, path: str) -> Table:
+    """What is built into the op library and what of it runs on this machine."""
+    cuda = (
+        f"CUDA {info['cuda_version']}: sm_" + ", sm_".join(info["cuda_architectures"]) if info["cuda_version"] else "no"
+    )
+    rows = (
+        ("operators", "SignMatchingAttention, HardAttention, UnpackBits"),
+        ("CPU kernels", ", ".join(info["cpu_instruction_sets"])),
+        ("used on this machine", info["cpu_dispatched"]),
+        ("CUDA kernels", cuda),
+        ("oldest ONNX Runtime", f"1.{info['abi_version']}"),
+        ("library", path),
+    )
+    return table("Op library ai.axform", ("", "built in"), rows)

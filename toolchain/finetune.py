@@ -94,6 +94,7 @@ def fine_tune(
         task=task,
         teacher=teacher,
         options=options,
+        key_mask=loaded.family.attention_mask,
     )
     trainer.remove_callback(PrinterCallback)
     with without_progress_bar():
@@ -138,11 +139,18 @@ class _DistillingTrainer(Trainer):
     """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression)."""
 
     def __init__(
-        self, *, task: Task, teacher: PreTrainedModel | None, options: FineTuneOptions, **trainer_options: Any
+        self,
+        *,
+        task: Task,
+        teacher: PreTrainedModel | None,
+        options: FineTuneOptions,
+        key_mask: str,
+        **trainer_options: Any,
     ) -> None:
         super().__init__(**trainer_options)
         self._task = task
         self._options = options
+        self._key_mask = key_mask
         self._teacher = None if teacher is None else teacher.eval().to(self.args.device)
 
     def compute_loss(
@@ -157,7 +165,7 @@ class _DistillingTrainer(Trainer):
             share = self._options.teacher_weight
             loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits.float())
             if self._options.hidden_weight:
-                real = inputs["attention_mask"].bool()
+                real = inputs[self._key_mask].bool()
                 loss = loss + self._options.hidden_weight * _hidden_loss(outputs, wanted, real)
         return (loss, outputs) if return_outputs else loss
 
