@@ -31,6 +31,9 @@ from .tasks import Task, compute_metric, task_named
 
 __all__ = ["max_length", "optimize", "settle_task_data"]
 
+_METRIC_SLACK = 0.25
+"""Share of the slack by which the metric may fall, too: a model with a loss near chance loses its metric long before its
+loss tells."""
 _LONG_SEQUENCE = 128
 """From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
 
@@ -314,7 +317,7 @@ class _Run:
         return Thresholds(
             prune=options.prune_threshold + slack,
             approximate=options.approximate_threshold + slack,
-            max_drop=options.max_drop + slack,
+            max_drop=options.max_drop + _METRIC_SLACK * slack,
         )
 
     def _sign_matching_k(self) -> int | None:
