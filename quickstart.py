@@ -72,7 +72,7 @@ def _options(data: Path, focus: Focus) -> OptimizeOptions:
         max_drop=0.02,
         learning_rate=1e-4,
         baseline_epochs=2,
-        final_epochs=2,
+        final_epochs=1,
     )
 
 
