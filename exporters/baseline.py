@@ -15,7 +15,7 @@ from torch import Tensor
 from ..toolchain.models import LoadedModel
 from .scoped_graph import SCOPES
 
-__all__ = ["OPSET", "export_baseline"]
+__all__ = ["OPSET", "export_baseline", "named_outputs"]
 
 OPSET = 23
 _EXAMPLE_BATCH, _EXAMPLE_SEQUENCE = 2, 7
@@ -39,7 +39,7 @@ def export_baseline(loaded: LoadedModel) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=dict.fromkeys(inputs, dynamic),
-            output_names=_output_names(model, inputs),
+            output_names=list(named_outputs(model, inputs)),
             verbose=False,
         )
     assert program is not None
@@ -65,13 +65,17 @@ def _example(loaded: LoadedModel) -> dict[str, Tensor]:
     return example
 
 
-def _output_names(model: torch.nn.Module, inputs: dict[str, Tensor]) -> list[str]:
+def named_outputs(model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run a model: its output fields by name, the parts of a tuple as ``name.0``, ``name.1`` and so on."""
     with torch.inference_mode():
         outputs = model(**inputs)
-    names = []
+    named: dict[str, Tensor] = {}
     for name, value in outputs.items():
-        names += [name] if isinstance(value, Tensor) else [f"{name}.{index}" for index in range(len(value))]
-    return names
+        if isinstance(value, Tensor):
+            named[name] = value
+        else:
+            named |= {f"{name}.{index}": part for index, part in enumerate(value)}
+    return named
 
 
 def _name_dimensions(proto: onnx.ModelProto) -> None:

@@ -29,7 +29,7 @@ from ..toolchain.optimize import max_length, settle_task_data
 from ..toolchain.plan import ApproximationPlan
 from ..toolchain.progress import Progress
 from ..toolchain.run_folder import RunFolder, RunRecord
-from .baseline import export_baseline
+from .baseline import export_baseline, named_outputs
 from .functions import DOMAIN
 from .head_mode import HeadMode
 from .rewrites import RewriteReport, prune_heads, shrink_groups, sign_matching, skip_blocks
@@ -151,13 +151,11 @@ def _check_data(record: RunRecord, student: LoadedModel, plan: ApproximationPlan
     length = max_length(options.max_length or task_data.task.max_length, student)
     split = encode(task_data.task, task_data.report, student.tokenizer, student.inputs, length)
     references = []
-    with apply_plan(student.model, plan), torch.inference_mode():
+    with apply_plan(student.model, plan):
         for indices in reference_batches(split.lengths):
             batch = {name: torch.from_numpy(value) for name, value in split.batch(indices).items()}
-            outputs = student.model(**batch)
-            references.append(
-                ReferenceBatch(indices, {k: v.numpy() for k, v in outputs.items() if isinstance(v, torch.Tensor)})
-            )
+            outputs = named_outputs(student.model, batch)
+            references.append(ReferenceBatch(indices, {name: value.numpy() for name, value in outputs.items()}))
     return CheckData(split, references)
 
 

@@ -9,12 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from axform.exporters.baseline import export_baseline, named_outputs
 from axform.exporters.export import rewrite
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.toolchain.apply import apply_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import FAMILIES, random_batch, random_plan
+from support import FAMILIES, random_batch, random_plan, tiny_model
 
 
 def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -57,6 +58,27 @@ def test_baseline_has_dynamic_shapes_and_the_models_names(exported, family):
         np.testing.assert_allclose(
             plain.run(["logits"], {k: v.numpy() for k, v in batch.items()})[0], wanted, atol=1e-4, rtol=0
         )
+
+
+def test_every_output_of_the_model_is_kept():
+    loaded = tiny_model("bert")
+    loaded.model.config.output_hidden_states = True
+    proto = export_baseline(loaded)
+    names = ["logits", "hidden_states.0", "hidden_states.1", "hidden_states.2"]
+    assert [value.name for value in proto.graph.output] == names
+    plan = random_plan(loaded, random.Random(5))
+    graph = ScopedGraph(proto)
+    rewrite(graph, plan, loaded.family)
+    batch = random_batch(loaded, random.Random(0))
+    with apply_plan(loaded.model, plan):
+        expected = named_outputs(loaded.model, batch)
+    results = session(graph.to_proto()).run(names, {k: v.numpy() for k, v in batch.items()})
+    real = batch["attention_mask"].bool().numpy()
+    for name, result in zip(names, results, strict=True):
+        wanted = expected[name].numpy()
+        if name != "logits":  # what stands at padded positions is nobody's answer
+            result, wanted = result[real], wanted[real]
+        np.testing.assert_allclose(result, wanted, atol=1e-4, rtol=0)
 
 
 def test_exported_files_do_not_name_the_exporting_machine(exported):
