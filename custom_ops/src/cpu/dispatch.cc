@@ -1,0 +1,79 @@
+// Picks the instruction set once, when the first kernel is asked for.
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace axform::cpu {
+
+const Kernels& generic_kernels();
+#if defined(AXFORM_HAVE_X86)
+const Kernels& avx512_kernels();
+const Kernels& avx2_kernels();
+#endif
+#if defined(AXFORM_HAVE_NEON)
+const Kernels& neon_kernels();
+#endif
+
+namespace {
+
+struct Choice {
+  const char* name;
+  const Kernels& (*kernels)();
+  bool (*supported)();
+};
+
+constexpr Choice kChoices[] = {  // the best first
+#if defined(AXFORM_HAVE_X86)
+    {"avx512", avx512_kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("popcnt");
+     }},
+    {"avx2", avx2_kernels,
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
+     }},
+#endif
+#if defined(AXFORM_HAVE_NEON)
+    {"neon", neon_kernels, [] { return true; }},
+#endif
+    {"generic", generic_kernels, [] { return true; }},
+};
+
+const Kernels& choose() {
+#if defined(AXFORM_HAVE_X86)
+  __builtin_cpu_init();
+#endif
+  if (const char* wanted = std::getenv("AXFORM_CPU_ISA")) {
+    for (const Choice& choice : kChoices) {
+      if (std::strcmp(choice.name, wanted) == 0 && choice.supported()) return choice.kernels();
+    }
+  }
+  for (const Choice& choice : kChoices) {
+    if (choice.supported()) return choice.kernels();
+  }
+  return generic_kernels();
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+const char* const* compiled_instruction_sets() {
+  static const char* const names[] = {
+#if defined(AXFORM_HAVE_X86)
+      "avx512", "avx2",
+#endif
+#if defined(AXFORM_HAVE_NEON)
+      "neon",
+#endif
+      "generic", nullptr};
+  return names;
+}
+
+}  // namespace axform::cpu

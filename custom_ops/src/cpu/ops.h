@@ -1,0 +1,57 @@
+// The CPU kernels as ONNX Runtime sees them.
+#pragma once
+
+#include "../attention_ops.h"
+#include "../unpack_op.h"
+#include "attention.h"
+#include "unpack_bits.h"
+
+namespace axform::cpu {
+
+template <class Op, Method kMethod>
+class CpuAttention : public AttentionKernel<Op, ort::ELEMENT_FLOAT> {
+ public:
+  static constexpr const char* kProvider = nullptr;
+  using AttentionKernel<Op, ort::ELEMENT_FLOAT>::AttentionKernel;
+
+  void compute(ort::OrtKernelContext* context) const {
+    const ort::OrtApi& api = this->api_;
+    const Tensor q = input(api, context, 0);
+    const Tensor k = input(api, context, 1);
+    const Tensor v = input(api, context, 2);
+    const Tensor mask = input(api, context, 3);
+    const AttentionShape shape = attention_shape(this->attributes_, q, k, v, mask);
+    float* y = static_cast<float*>(output(api, context, 0, shape.output));
+    if (shape.empty()) return;
+    const AttentionPlan plan = plan_attention(kMethod, this->attributes_, shape);
+    const Scratch scratch(api, context, q, plan.scratch_bytes());
+    const AttentionCall call{kMethod,
+                             this->attributes_,
+                             shape,
+                             static_cast<const float*>(q.data),
+                             static_cast<const float*>(k.data),
+                             static_cast<const float*>(v.data),
+                             static_cast<const uint8_t*>(mask.data),
+                             y};
+    run_attention(call, plan, scratch.data(), [&](size_t total, const std::function<void(size_t)>& body) {
+      parallel_for(api, context, total, body);
+    });
+  }
+};
+
+using SignMatching = CpuAttention<SignMatchingOp, Method::kSignMatching>;
+using HardAttention = CpuAttention<HardAttentionOp, Method::kHard>;
+
+class UnpackBits : public UnpackBitsKernel {
+ public:
+  static constexpr const char* kProvider = nullptr;
+  using UnpackBitsKernel::UnpackBitsKernel;
+
+  void compute(ort::OrtKernelContext* context) const {
+    const Tensor bytes = packed(context);
+    int8_t* codes = static_cast<int8_t*>(output(api_, context, 0, shape_));
+    unpack_bits(static_cast<const uint8_t*>(bytes.data), bytes.dims[0], bits_, count_, codes);
+  }
+};
+
+}  // namespace axform::cpu
