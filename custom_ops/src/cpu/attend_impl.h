@@ -26,7 +26,8 @@ inline void with_constant(int n, Body body) {
 
 // Rows of a tile of `columns` registers: as many as the accumulators allow, at most 12.
 constexpr int rows_for(int columns) {
-  return Simd::kAccumulators / columns < 12 ? Simd::kAccumulators / columns : 12;
+  const int limit = columns == 1 ? 8 : 12;
+  return Simd::kAccumulators / columns < limit ? Simd::kAccumulators / columns : limit;
 }
 
 // Calls body(row, Int<n>) for tiles of n rows that cover `rows`: full ones of R, then 4, 2 and 1.
@@ -68,7 +69,7 @@ struct Tile {
   }
 };
 
-inline int64_t row_block(int64_t keys) { return keys <= 256 ? 24 : keys <= 1024 ? 12 : 6; }
+inline int64_t row_block(int64_t keys) { return keys <= 128 ? 48 : keys <= 256 ? 24 : keys <= 1024 ? 12 : 6; }
 
 int64_t score_floats(int64_t keys) { return row_block(keys) * round_up(keys, Simd::kWidth); }
 
@@ -146,6 +147,38 @@ inline RowWeights softmax_row(float* x, int64_t visible, bool has_own, float own
   return {1.0f / total, own_weight};
 }
 
+// softmax_row for N rows that all see all keys: their chains of dependent instructions overlap.
+template <int N>
+AXFORM_ALWAYS_INLINE void softmax_tile(float* x, int64_t stride, int64_t keys, RowWeights* weights) {
+  constexpr int W = Simd::kWidth;
+  const int64_t full = keys / W * W;
+  const int tail = static_cast<int>(keys - full);
+  const Simd::Float lowest = Simd::set1(-__builtin_inff());
+  Simd::Float base[N], sum[N];
+  for (int i = 0; i < N; ++i) base[i] = lowest;
+  for (int64_t k = 0; k < full; k += W)
+    for (int i = 0; i < N; ++i) base[i] = Simd::max(base[i], Simd::load(x + i * stride + k));
+  if (tail != 0) {
+    for (int i = 0; i < N; ++i) {
+      float* last = x + i * stride + full;
+      Simd::store(last, Simd::keep_first(Simd::load(last), tail, lowest));
+      base[i] = Simd::max(base[i], Simd::load(last));
+    }
+  }
+  for (int i = 0; i < N; ++i) {
+    base[i] = Simd::set1(Simd::max_of(base[i]));
+    sum[i] = Simd::zero();
+  }
+  for (int64_t k = 0; k < keys; k += W) {
+    for (int i = 0; i < N; ++i) {
+      const Simd::Float p = Simd::exp2(Simd::sub(Simd::load(x + i * stride + k), base[i]));
+      Simd::store(x + i * stride + k, p);
+      sum[i] = Simd::add(sum[i], p);
+    }
+  }
+  for (int i = 0; i < N; ++i) weights[i] = {1.0f / Simd::sum_of(sum[i]), 0.0f};
+}
+
 // sum[i] += over keys (from..limit[i]) of p[i][k] * V[k]
 template <int R, int C>
 inline void add_uneven_rows(Tile<R, C>& tile, const int32_t* limit, int64_t from, const float* p, int64_t p_stride,
@@ -212,14 +245,22 @@ void attend_rows(const AttendTask& t) {
   constexpr int64_t kSpan = W * Simd::kColumns;
   const int64_t padded = round_up(t.keys, W);
   const int64_t block = row_block(t.keys);
-  RowWeights weights[24];
+  RowWeights weights[48];
   for (int64_t first = 0; first < t.queries.count; first += block) {
     const int64_t rows = t.queries.count - first < block ? t.queries.count - first : block;
     score_block(t, first, rows, padded, t.scores);
-    for (int64_t r = 0; r < rows; ++r) {
-      const bool own = Causal && t.own[first + r] != 0;
-      weights[r] = softmax_row(t.scores + r * padded, Causal ? t.limit[first + r] : t.keys, own,
-                               own ? own_score(t, first + r) : 0.0f);
+    if constexpr (Causal) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const bool own = t.own[first + r] != 0;
+        const float score = own ? own_score(t, first + r) : 0.0f;
+        weights[r] = softmax_row(t.scores + r * padded, t.limit[first + r], own, score);
+      }
+    } else if (t.keys == 0) {
+      for (int64_t r = 0; r < rows; ++r) weights[r] = {0.0f, 0.0f};
+    } else {
+      for_tiles<4>(rows, [&](int64_t r, auto n) {
+        softmax_tile<decltype(n)::value>(t.scores + r * padded, padded, t.keys, weights + r);
+      });
     }
     for (int64_t column = 0; column < t.value_size; column += kSpan) {
       const int64_t left = t.value_size - column < kSpan ? t.value_size - column : kSpan;
