@@ -79,12 +79,26 @@ struct RowWeights {
   float own;          // weight of the row's own position
 };
 
+// Asks for rows that will be needed soon, from memory into the second-level cache.
+AXFORM_ALWAYS_INLINE void read_ahead(const Rows& rows, int64_t first, int64_t count, int64_t size) {
+  if (rows.data == nullptr) return;
+  const int64_t end = first + count < rows.count ? first + count : rows.count;
+  for (int64_t i = first; i < end; ++i) {
+    const char* row = reinterpret_cast<const char*>(rows.row(i));
+    for (int64_t byte = 0; byte < size * 4; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+  }
+}
+
 template <int C>
 inline void score_panel(const AttendTask& t, int64_t first, int64_t rows, const float* panel, float* scores,
                         int64_t score_stride) {
   constexpr int R = rows_for(C);
   for_tiles<R>(rows, [&](int64_t r, auto n) {
     constexpr int N = decltype(n)::value;
+    if (panel == t.packed_keys) {
+      read_ahead(t.next_queries, first + r, N, t.head_size);
+      read_ahead(t.next_keys, first + r, N, t.head_size);
+    }
     Tile<N, C> tile;
     tile.clear();
     tile.add_product(t.queries.row(first + r), t.queries.stride, panel, C * Simd::kWidth, t.head_size);

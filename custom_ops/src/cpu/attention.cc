@@ -14,6 +14,7 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int64_t kMinRowsPerBlock = 96;
+constexpr int64_t kReadAheadFloats = 128 * 1024;  // half of a typical second-level cache
 
 // Hands out pieces of one memory block, each on a cache line of its own. Without memory it only adds up the sizes.
 class Carver {
@@ -159,7 +160,7 @@ void prepare_head(const AttentionCall& call, int64_t batch_head, const Head& hea
 }
 
 void attend_block(const AttentionCall& call, int64_t batch_head, int64_t first, int64_t rows, const Head& head,
-                  float* scores) {
+                  int64_t next_head, float* scores) {
   const AttentionShape& s = call.shape;
   const int64_t b = batch_head / s.heads;
   const int64_t h = batch_head % s.heads;
@@ -173,6 +174,10 @@ void attend_block(const AttentionCall& call, int64_t batch_head, int64_t first, 
   task.output = call.y + b * s.y.batch + h * s.y.head + first * s.y.row;
   task.output_stride = s.y.row;
   task.scores = scores;
+  if (next_head < s.batch_heads() && (s.queries + s.keys) * s.head_size <= kReadAheadFloats) {
+    task.next_queries = rows_of(call.q, s.q, next_head / s.heads, next_head % s.heads, s.queries, nullptr);
+    task.next_keys = rows_of(call.k, s.k, next_head / s.heads, next_head % s.heads, s.keys, nullptr);
+  }
   if (call.attributes.causal) {
     task.limit = head.limit + first;
     task.own = head.own + first;
@@ -230,15 +235,18 @@ void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* s
   // The workers share a counter, so that a slow one leaves its work to the others.
   const int64_t items = heads * plan.blocks_per_head;
   std::atomic<int64_t> next{0};
+  std::atomic<int64_t> started{0};
   parallel(static_cast<size_t>(plan.workers), [&](size_t worker) {
     float* scores = reinterpret_cast<float*>(worker_memory + worker * plan.worker_bytes);
+    started.fetch_add(1, std::memory_order_relaxed);
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
       const int64_t batch_head = item / plan.blocks_per_head;
       const int64_t first = item % plan.blocks_per_head * plan.rows_per_block;
       const int64_t rows = std::min(plan.rows_per_block, call.shape.queries - first);
       const Head head = head_state(divided ? batch_head : static_cast<int64_t>(worker));
       if (!divided) prepare_head(call, batch_head, head);
-      attend_block(call, batch_head, first, rows, head, scores);
+      const int64_t next_head = divided ? heads : batch_head + started.load(std::memory_order_relaxed);
+      attend_block(call, batch_head, first, rows, head, next_head, scores);
     }
   });
 }

@@ -32,6 +32,8 @@ struct AttendTask {
   float* output;               // row i starts at output + i * output_stride
   int64_t output_stride;
   float* scores;  // scratch of score_floats(keys)
+  // Rows of the head that this worker takes next, read ahead while it computes; null data for none.
+  Rows next_queries, next_keys;
   // Causal attention only; null otherwise.
   const int32_t* limit;    // row i sees the first limit[i] selected keys
   const uint8_t* own;      // row i also sees its own position, whose key and value follow
