@@ -7,6 +7,7 @@ namespace axform {
 
 struct SignMatchingOp {
   static constexpr const char* kName = "SignMatchingAttention";
+  static constexpr bool kSelects = true;
   static AttentionAttributes attributes(const ort::OrtApi& api, const ort::OrtKernelInfo* info) {
     return sign_matching_attributes(api, info);
   }
@@ -14,6 +15,7 @@ struct SignMatchingOp {
 
 struct HardAttentionOp {
   static constexpr const char* kName = "HardAttention";
+  static constexpr bool kSelects = false;
   static AttentionAttributes attributes(const ort::OrtApi& api, const ort::OrtKernelInfo* info) {
     return hard_attention_attributes(api, info);
   }

@@ -1,0 +1,55 @@
+// What a launch is told, and the shared-memory layout that host and device agree on.
+#pragma once
+
+#include <cstdint>
+
+namespace axform::cuda {
+
+constexpr int kThreads = 256;         // of every kernel but the float32 attention of wide heads
+constexpr int kWarps = kThreads / 32;
+constexpr int kChunkRows = 256;       // rows whose signs one block of the first launch counts
+constexpr int kMaxHeadSize = 256;
+constexpr int kTileKeys = 32;         // keys that one step on the tensor cores works on
+constexpr int kBins = 256;
+
+struct HeadStrides {
+  int64_t batch, head, row;  // in elements
+};
+
+struct Problem {
+  const void* q;
+  const void* k;
+  const void* v;
+  const uint8_t* key_mask;  // null: every key is a real token
+  void* y;
+  HeadStrides q_strides, k_strides, v_strides, y_strides;
+  int batch, heads, queries, keys, head_size, value_size;
+
+  int kept;            // attribute k
+  int select_all;      // keys <= k: plain attention
+  int by_count;        // selection "count"
+  int causal;
+  float prefix;
+  float scale_log2;    // scale * log2(e)
+
+  // Written by the first launch, read by the second.
+  int chunks;
+  int sign_words;      // 32-bit words of signs a key
+  uint32_t* key_signs; // (batch * heads, keys, sign_words); bit i of word w: element 32 w + i is positive
+  int* votes;          // (batch * heads, chunks, head_size): positive elements among a chunk's valid queries
+
+  int vectors;         // rows start at multiples of 16 bytes and head sizes are multiples of 8
+  int cache_ranks;     // the ranks of all keys fit into shared memory
+  int resident_tiles;  // key tiles that stay in shared memory
+};
+
+// Shared memory of the key selection.
+struct SelectShared {
+  int weights[kMaxHeadSize];           // "count": sum of the queries' signs, per element
+  uint32_t target[kMaxHeadSize / 32];  // "majority": sign of the queries' majority, per element
+  int histogram[kBins];
+  int warp_totals[kWarps];
+  int results[4];
+};
+
+}  // namespace axform::cuda

@@ -1,0 +1,244 @@
+// Key selection by one block, from the votes and the key signs of the first launch.
+//
+// Every block of a head repeats it: reading 8 bytes a key again costs less than a third launch or a grid-wide barrier.
+// Ranks order keys, the smaller the better; 0 is free for "taken already" and kExcluded marks padding.
+#pragma once
+
+#include "device.h"
+#include "problem.h"
+
+namespace axform::cuda {
+
+constexpr uint32_t kExcluded = 0xffffffffu;
+
+// The keys that a selection takes: those of a smaller rank, and those of this rank up to a position.
+struct Cut {
+  uint32_t rank;
+  int position;
+
+  AXFORM_DEVICE bool takes(uint32_t r, int key) const { return r < rank || (r == rank && key <= position); }
+};
+
+template <int Threads>
+class KeySelector {
+ public:
+  AXFORM_DEVICE KeySelector(const Problem& p, int batch_head, SelectShared& shared, uint32_t* ranks)
+      : p_(p),
+        shared_(shared),
+        ranks_(ranks),
+        mask_(p.key_mask == nullptr ? nullptr : p.key_mask + static_cast<int64_t>(batch_head / p.heads) * p.keys),
+        signs_(p.key_signs + static_cast<int64_t>(batch_head) * p.keys * p.sign_words),
+        votes_(p.votes + static_cast<int64_t>(batch_head) * p.chunks * p.head_size) {}
+
+  AXFORM_DEVICE bool valid(int key) const { return mask_ == nullptr || mask_[key] != 0; }
+
+  // Writes the selected keys to `index` in rising order and returns how many there are; ends with a barrier.
+  AXFORM_DEVICE int select(int* index) {
+    const int valid_keys = mask_ == nullptr ? p_.keys : count(p_.keys, [&](int key) { return valid(key); });
+    if (p_.select_all != 0) {
+      return compact(index, [&](int key) { return valid(key); });
+    }
+    const int valid_queries = p_.queries == p_.keys ? valid_keys : p_.queries;
+    prepare(valid_queries);
+    taken_ = {0, -1};
+    if (p_.causal != 0) {
+      const double share = static_cast<double>(p_.prefix);
+      const int prefix_keys = static_cast<int>(share * valid_keys);
+      const int wanted = static_cast<int>(share * p_.kept);
+      const int end = mask_ == nullptr ? prefix_keys : position_of(p_.keys, prefix_keys, [&](int key) {
+                                                        return valid(key);
+                                                      }) + 1;
+      prefix_end_ = end;
+      taken_ = cut(end, wanted < prefix_keys ? wanted : prefix_keys);
+    }
+    const Cut best = cut(p_.keys, p_.kept < valid_keys ? p_.kept : valid_keys);
+    return compact(index, [&](int key) { return best.takes(rank(key), key); });
+  }
+
+ private:
+  // Votes to weights or to the majority's signs; ranks into shared memory where they fit.
+  AXFORM_DEVICE void prepare(int valid_queries) {
+    for (int i = thread(); i < p_.head_size; i += Threads) {
+      int positive = 0;
+      for (int chunk = 0; chunk < p_.chunks; ++chunk) positive += votes_[chunk * p_.head_size + i];
+      shared_.weights[i] = 2 * positive - valid_queries;
+    }
+    sync_block();
+    for (int word = warp(); word < p_.sign_words; word += Threads / 32) {
+      const int i = word * 32 + lane();
+      const uint32_t bits = ballot(i < p_.head_size && shared_.weights[i < p_.head_size ? i : 0] >= 0);
+      if (lane() == 0) shared_.target[word] = bits;
+    }
+    base_ = static_cast<uint32_t>(valid_queries) * static_cast<uint32_t>(p_.head_size) + 1u;
+    largest_ = p_.by_count != 0 ? 2u * base_ : static_cast<uint32_t>(p_.head_size) + 1u;
+    sync_block();
+    if (ranks_ != nullptr) {
+      for (int key = thread(); key < p_.keys; key += Threads) ranks_[key] = compute_rank(key);
+      sync_block();
+    }
+  }
+
+  AXFORM_DEVICE uint32_t compute_rank(int key) const {
+    if (!valid(key)) return kExcluded;
+    const uint32_t* signs = signs_ + static_cast<int64_t>(key) * p_.sign_words;
+    if (p_.by_count == 0) {
+      int distance = 1;
+      for (int word = 0; word < p_.sign_words; ++word) distance += bit_count(signs[word] ^ shared_.target[word]);
+      return static_cast<uint32_t>(distance);
+    }
+    int score = 0;
+    for (int word = 0; word < p_.sign_words; ++word) {
+      const uint32_t bits = signs[word];
+      for (int i = 0; i < 32 && word * 32 + i < p_.head_size; ++i) {
+        if (bits >> i & 1) score += shared_.weights[word * 32 + i];
+      }
+    }
+    return base_ - static_cast<uint32_t>(score);
+  }
+
+  AXFORM_DEVICE uint32_t rank(int key) const {
+    const uint32_t r = ranks_ != nullptr ? ranks_[key] : compute_rank(key);
+    return key < prefix_end_ && taken_.takes(r, key) ? 0 : r;
+  }
+
+  // The cut that takes `take` of the keys [0, end): one digit of the rank at a time, the highest first.
+  AXFORM_DEVICE Cut cut(int end, int take) {
+    if (take == 0) return {0, -1};
+    int shift = 0;
+    while (largest_ >> shift >= kBins) shift += 8;
+    uint32_t prefix = 0;
+    int left = take;
+    for (bool top = true; shift >= 0; shift -= 8, top = false) {
+      for (int bin = thread(); bin < kBins; bin += Threads) shared_.histogram[bin] = 0;
+      sync_block();
+      for (int key = thread(); key < end; key += Threads) {
+        const uint32_t r = rank(key);
+        if (r <= largest_ && (top || r >> (shift + 8) == prefix)) add_atomic(shared_.histogram + (r >> shift & 255), 1);
+      }
+      sync_block();
+      if (warp() == 0) find_bin(left);
+      sync_block();
+      prefix = prefix << 8 | static_cast<uint32_t>(shared_.results[0]);
+      left = shared_.results[1];
+      sync_block();
+    }
+    return {prefix, position_of(end, left, [&](int key) { return rank(key) == prefix; })};
+  }
+
+  // results[0]: the bin in which the `wanted`-th entry lies; results[1]: which one of that bin's it is.
+  AXFORM_DEVICE void find_bin(int wanted) {
+    constexpr int kEach = kBins / 32;
+    int sum = 0;
+    for (int i = 0; i < kEach; ++i) sum += shared_.histogram[lane() * kEach + i];
+    int before = sum;
+    for (int by = 1; by < 32; by *= 2) {
+      const int lower = shuffle_up(before, by);
+      if (lane() >= by) before += lower;
+    }
+    before -= sum;
+    if (before < wanted && wanted <= before + sum) {
+      int bin = lane() * kEach;
+      for (; before + shared_.histogram[bin] < wanted; ++bin) before += shared_.histogram[bin];
+      shared_.results[0] = bin;
+      shared_.results[1] = wanted - before;
+    }
+  }
+
+  // Each warp takes a contiguous range of keys, so that counts of earlier warps order the keys of later ones.
+  AXFORM_DEVICE int range_start(int end, int w) const {
+    const int steps = (end + Threads - 1) / Threads;
+    const int start = w * steps * 32;
+    return start < end ? start : end;
+  }
+
+  // warp_totals[w]: keys of warp w's range of [0, end) that fulfil the predicate. Ends with a barrier.
+  template <class Predicate>
+  AXFORM_DEVICE void count_ranges(int end, Predicate predicate) {
+    const int start = range_start(end, warp());
+    const int stop = range_start(end, warp() + 1);
+    int total = 0;
+    for (int key = start + lane(); key - lane() < stop; key += 32) {
+      total += bit_count(ballot(key < stop && predicate(key)));
+    }
+    if (lane() == 0) shared_.warp_totals[warp()] = total;
+    sync_block();
+  }
+
+  AXFORM_DEVICE int total_before(int w) const {
+    int total = 0;
+    for (int i = 0; i < w; ++i) total += shared_.warp_totals[i];
+    return total;
+  }
+
+  template <class Predicate>
+  AXFORM_DEVICE int count(int end, Predicate predicate) {
+    count_ranges(end, predicate);
+    const int total = total_before(Threads / 32);
+    sync_block();
+    return total;
+  }
+
+  // Position of the `wanted`-th key that fulfils the predicate; -1 if wanted is 0.
+  template <class Predicate>
+  AXFORM_DEVICE int position_of(int end, int wanted, Predicate predicate) {
+    if (wanted == 0) return -1;
+    count_ranges(end, predicate);
+    int before = total_before(warp());
+    if (before < wanted && wanted <= before + shared_.warp_totals[warp()]) {
+      const int stop = range_start(end, warp() + 1);
+      for (int key = range_start(end, warp()) + lane(); key - lane() < stop; key += 32) {
+        const bool found = key < stop && predicate(key);
+        const uint32_t all = ballot(found);
+        if (found && before + bit_count(all & ((2u << lane()) - 1u)) == wanted) shared_.results[2] = key;
+        before += bit_count(all);
+      }
+    }
+    sync_block();
+    const int position = shared_.results[2];
+    sync_block();
+    return position;
+  }
+
+  template <class Predicate>
+  AXFORM_DEVICE int compact(int* index, Predicate predicate) {
+    count_ranges(p_.keys, predicate);
+    int slot = total_before(warp());
+    const int total = total_before(Threads / 32);
+    const int stop = range_start(p_.keys, warp() + 1);
+    for (int key = range_start(p_.keys, warp()) + lane(); key - lane() < stop; key += 32) {
+      const bool found = key < stop && predicate(key);
+      const uint32_t all = ballot(found);
+      if (found) index[slot + bit_count(all & ((1u << lane()) - 1u))] = key;
+      slot += bit_count(all);
+    }
+    sync_block();
+    return total;
+  }
+
+  const Problem& p_;
+  SelectShared& shared_;
+  uint32_t* ranks_;
+  const uint8_t* mask_;
+  const uint32_t* signs_;
+  const int* votes_;
+  uint32_t base_ = 0, largest_ = 0;
+  Cut taken_ = {0, -1};
+  int prefix_end_ = 0;
+};
+
+// Whether a row sees its own position besides the selected keys: it is a real token and was not selected.
+AXFORM_DEVICE bool sees_itself(const Problem& p, int b, int row, const int* index, int selected) {
+  if (p.causal == 0 || (p.key_mask != nullptr && p.key_mask[static_cast<int64_t>(b) * p.keys + row] == 0)) return false;
+  int low = 0, high = selected;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (index[middle] < row) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low == selected || index[low] != row;
+}
+
+}  // namespace axform::cuda
