@@ -13,7 +13,7 @@ namespace axform::cuda {
 // Padded: head sizes rounded up to 64, 128 or 256.
 template <int Padded>
 struct SimtShape {
-  static constexpr int kThreadCount = Padded <= 128 ? kThreads : 128;
+  static constexpr int kThreadCount = 128;
   static constexpr int kWarpCount = kThreadCount / 32;
   static constexpr int kRows = Padded <= 128 ? 8 : 4;  // of a warp
   static constexpr int kKeys = Padded <= 64 ? 64 : 32;  // of a tile
@@ -24,7 +24,7 @@ struct SimtShape {
 };
 
 template <class T, int Padded>
-AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 1) attend_simt(Problem p) {
+AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 2) attend_simt(Problem p) {
   using Shape = SimtShape<Padded>;
   constexpr int kRows = Shape::kRows;
   constexpr int kKeys = Shape::kKeys;

@@ -100,9 +100,8 @@ LaunchPlan plan_sign_matching(const AttentionAttributes& a, const AttentionShape
     p.resident_tiles = static_cast<int>(std::clamp<int64_t>(budget / tile, 1, std::max<int64_t>(tiles, 1)));
     work = p.resident_tiles * tile;
   } else {
-    const bool wide = plan.padded == 256;
-    const int warps = wide ? 4 : kWarps;
-    const int rows = wide ? 4 : 8;
+    const int warps = 4;
+    const int rows = plan.padded == 256 ? 4 : 8;
     const int keys = plan.padded == 64 ? 64 : 32;
     plan.threads = warps * 32;
     rows_per_block = rows * warps;

@@ -5,7 +5,7 @@
 
 namespace axform::cuda {
 
-constexpr int kThreads = 256;         // of every kernel but the float32 attention of wide heads
+constexpr int kThreads = 256;         // of every kernel but the float32 attention
 constexpr int kWarps = kThreads / 32;
 constexpr int kChunkRows = 256;       // rows whose signs one block of the first launch counts
 constexpr int kMaxHeadSize = 256;
