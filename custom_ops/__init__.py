@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 __all__ = ["BuildInfo", "OpLibraryMissing", "build_info", "get_library_path", "is_available", "register"]
 
 _FILE_NAME = {"win32": "axform_ops.dll", "darwin": "libaxform_ops.dylib"}.get(sys.platform, "libaxform_ops.so")
-_registered: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_registered: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class OpLibraryMissing(FileNotFoundError):  # noqa: N818 - named for what happened
@@ -96,7 +96,7 @@ def register(session_options: Any) -> None:
     if session_options in _registered:
         return
     session_options.register_custom_ops_library(str(get_library_path()))
-    _registered[session_options] = True
+    _registered.add(session_options)
 
 
 @functools.cache

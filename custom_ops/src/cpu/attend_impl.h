@@ -126,11 +126,12 @@ inline float own_score(const AttendTask& t, int64_t row) {
   for (int64_t d = 0; d < full; d += W) sum = Simd::fma(Simd::load(q + d), Simd::load(k + d), sum);
   float score = Simd::sum_of(sum);
   for (int64_t d = full; d < t.head_size; ++d) score += q[d] * k[d];
-  return score * t.score_scale;
+  return score * t.key_sign;
 }
 
-// Turns the scores of one row into exp2(score - largest), in place, over its first `visible` keys.
-inline RowWeights softmax_row(float* x, int64_t visible, bool has_own, float own) {
+// Turns the scores of one row into exp2(factor * (score - largest)), in place, over its first `visible` keys. Equal
+// scores give equal weights, since the factor comes last.
+inline RowWeights softmax_row(float* x, int64_t visible, float factor, bool has_own, float own) {
   constexpr int W = Simd::kWidth;
   if (visible == 0 && !has_own) return {0.0f, 0.0f};
   const int64_t full = visible / W * W;
@@ -143,10 +144,11 @@ inline RowWeights softmax_row(float* x, int64_t visible, bool has_own, float own
     Simd::store(x + full, last);
     largest = Simd::max(largest, last);
   }
-  const Simd::Float base = Simd::set1(Simd::max_of(largest));
+  const Simd::Float factors = Simd::set1(factor);
+  const Simd::Float base = Simd::set1(-factor * Simd::max_of(largest));
   Simd::Float sum = Simd::zero();
   for (int64_t k = 0; k < visible; k += W) {
-    const Simd::Float p = Simd::exp2(Simd::sub(Simd::load(x + k), base));
+    const Simd::Float p = Simd::exp2(Simd::fma(Simd::load(x + k), factors, base));
     Simd::store(x + k, p);
     sum = Simd::add(sum, p);
   }
@@ -154,7 +156,7 @@ inline RowWeights softmax_row(float* x, int64_t visible, bool has_own, float own
   float own_weight = 0.0f;
   if (has_own) {
     float lanes[W];
-    Simd::store(lanes, Simd::exp2(Simd::sub(Simd::set1(own), base)));
+    Simd::store(lanes, Simd::exp2(Simd::fma(Simd::set1(own), factors, base)));
     own_weight = lanes[0];
     total += own_weight;
   }
@@ -163,7 +165,7 @@ inline RowWeights softmax_row(float* x, int64_t visible, bool has_own, float own
 
 // softmax_row for N rows that all see all keys: their chains of dependent instructions overlap.
 template <int N>
-AXFORM_ALWAYS_INLINE void softmax_tile(float* x, int64_t stride, int64_t keys, RowWeights* weights) {
+AXFORM_ALWAYS_INLINE void softmax_tile(float* x, int64_t stride, int64_t keys, float factor, RowWeights* weights) {
   constexpr int W = Simd::kWidth;
   const int64_t full = keys / W * W;
   const int tail = static_cast<int>(keys - full);
@@ -179,13 +181,14 @@ AXFORM_ALWAYS_INLINE void softmax_tile(float* x, int64_t stride, int64_t keys, R
       base[i] = Simd::max(base[i], Simd::load(last));
     }
   }
+  const Simd::Float factors = Simd::set1(factor);
   for (int i = 0; i < N; ++i) {
-    base[i] = Simd::set1(Simd::max_of(base[i]));
+    base[i] = Simd::set1(-factor * Simd::max_of(base[i]));
     sum[i] = Simd::zero();
   }
   for (int64_t k = 0; k < keys; k += W) {
     for (int i = 0; i < N; ++i) {
-      const Simd::Float p = Simd::exp2(Simd::sub(Simd::load(x + i * stride + k), base[i]));
+      const Simd::Float p = Simd::exp2(Simd::fma(Simd::load(x + i * stride + k), factors, base[i]));
       Simd::store(x + i * stride + k, p);
       sum[i] = Simd::add(sum[i], p);
     }
@@ -267,13 +270,13 @@ void attend_rows(const AttendTask& t) {
       for (int64_t r = 0; r < rows; ++r) {
         const bool own = t.own[first + r] != 0;
         const float score = own ? own_score(t, first + r) : 0.0f;
-        weights[r] = softmax_row(t.scores + r * padded, t.limit[first + r], own, score);
+        weights[r] = softmax_row(t.scores + r * padded, t.limit[first + r], t.score_factor, own, score);
       }
     } else if (t.keys == 0) {
       for (int64_t r = 0; r < rows; ++r) weights[r] = {0.0f, 0.0f};
     } else {
       for_tiles<4>(rows, [&](int64_t r, auto n) {
-        softmax_tile<decltype(n)::value>(t.scores + r * padded, padded, t.keys, weights + r);
+        softmax_tile<decltype(n)::value>(t.scores + r * padded, padded, t.keys, t.score_factor, weights + r);
       });
     }
     for (int64_t column = 0; column < t.value_size; column += kSpan) {

@@ -114,7 +114,7 @@ void attend_top(const AttendTask& t) {
       float* p = t.scores + r * padded;
       const int64_t row = first + r;
       const int64_t visible = t.limit != nullptr ? t.limit[row] : t.keys;
-      const RowWeights weights = softmax_row(p, visible, false, 0.0f);
+      const RowWeights weights = softmax_row(p, visible, t.score_factor, false, 0.0f);
       if (weights.inverse_sum != weights.inverse_sum) {
         fill_row(t, row, weights.inverse_sum);
         continue;

@@ -16,6 +16,8 @@ constexpr float kLog2E = 1.4426950408889634f;
 constexpr int64_t kMinRowsPerBlock = 96;
 constexpr int64_t kReadAheadFloats = 128 * 1024;  // half of a typical second-level cache
 
+float sign_of(float x) { return x < 0.0f ? -1.0f : 1.0f; }
+
 // Hands out pieces of one memory block, each on a cache line of its own. Without memory it only adds up the sizes.
 class Carver {
  public:
@@ -155,7 +157,7 @@ void prepare_head(const AttentionCall& call, int64_t batch_head, const Head& hea
   const int64_t keys = select_keys(call, rows, head);
   *head.keys = keys;
   if (call.attributes.causal) fill_causal(rows, keys, head);
-  kernels().pack_keys(rows.k, head.index, keys, s.head_size, s.scale * kLog2E, head.packed_keys);
+  kernels().pack_keys(rows.k, head.index, keys, s.head_size, sign_of(s.scale), head.packed_keys);
   kernels().pack_values(rows.v, head.index, keys, s.value_size, head.packed_values);
 }
 
@@ -174,6 +176,8 @@ void attend_block(const AttentionCall& call, int64_t batch_head, int64_t first, 
   task.output = call.y + b * s.y.batch + h * s.y.head + first * s.y.row;
   task.output_stride = s.y.row;
   task.scores = scores;
+  task.score_factor = std::fabs(s.scale) * kLog2E;
+  task.key_sign = sign_of(s.scale);
   if (next_head < s.batch_heads() && (s.queries + s.keys) * s.head_size <= kReadAheadFloats) {
     task.next_queries = rows_of(call.q, s.q, next_head / s.heads, next_head % s.heads, s.queries, nullptr);
     task.next_keys = rows_of(call.k, s.k, next_head / s.heads, next_head % s.heads, s.keys, nullptr);
@@ -185,7 +189,6 @@ void attend_block(const AttentionCall& call, int64_t batch_head, int64_t first, 
     task.own_key_stride = s.k.row;
     task.own_value = call.v + b * s.v.batch + h * s.v.head + first * s.v.row;
     task.own_value_stride = s.v.row;
-    task.score_scale = s.scale * kLog2E;
   }
   if (call.method == Method::kHard && s.keys > call.attributes.k) {
     task.top = call.attributes.k;

@@ -27,13 +27,15 @@ struct AttendTask {
   int64_t head_size;           // of queries and keys
   int64_t value_size;          // of values and output
   int64_t keys;                // selected keys
-  const float* packed_keys;    // pack_keys(), scaled by scale * log2(e)
+  const float* packed_keys;    // pack_keys(), times the sign of the scale
   const float* packed_values;  // pack_values()
   float* output;               // row i starts at output + i * output_stride
   int64_t output_stride;
   float* scores;  // scratch of score_floats(keys)
   // Rows of the head that this worker takes next, read ahead while it computes; null data for none.
   Rows next_queries, next_keys;
+  float score_factor;          // |scale| * log2(e): weights are powers of two
+  float key_sign;              // the sign of the scale, for keys that are not packed
   // Causal attention only; null otherwise.
   const int32_t* limit;    // row i sees the first limit[i] selected keys
   const uint8_t* own;      // row i also sees its own position, whose key and value follow
@@ -41,7 +43,6 @@ struct AttendTask {
   int64_t own_key_stride;
   const float* own_value;
   int64_t own_value_stride;
-  float score_scale;  // scale * log2(e), for own keys
   // attend_top() only: each row keeps its `top` largest probabilities, without renormalising.
   int64_t top;
 };

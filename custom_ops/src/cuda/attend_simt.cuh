@@ -73,7 +73,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
     for (int i = lane(); i < kRows * p.head_size; i += 32) {
       const int r = i / p.head_size;
       const int c = i % p.head_size;
-      queries[c * kRows + r] = first + r < p.queries ? to_float(q[(first + r) * p.q_strides.row + c]) * p.scale_log2 : 0.0f;
+      queries[c * kRows + r] = first + r < p.queries ? to_float(q[(first + r) * p.q_strides.row + c]) : 0.0f;
     }
     sync_warp();
 
@@ -90,7 +90,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         }
         for (int by = 16; by > 0; by /= 2) score += shuffle_xor(score, by);
       }
-      largest[r] = own ? score : -INFINITY;
+      largest[r] = own ? score * p.scale_log2 : -INFINITY;
       sum[r] = own ? 1.0f : 0.0f;
       AXFORM_UNROLL
       for (int j = 0; j < Shape::kColumnsPerLane; ++j) {
@@ -130,7 +130,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         for (int j = 0; j < Shape::kKeysPerLane; ++j) {
           const int key = tile * kKeys + lane() + 32 * j;
           const bool visible = key < selected && (p.causal == 0 || index[key] <= first + r);
-          scores[j][r] = visible ? scores[j][r] : -INFINITY;
+          scores[j][r] = visible ? scores[j][r] * p.scale_log2 : -INFINITY;
           tile_largest = fmaxf(tile_largest, scores[j][r]);
         }
         for (int by = 16; by > 0; by /= 2) tile_largest = fmaxf(tile_largest, shuffle_xor(tile_largest, by));

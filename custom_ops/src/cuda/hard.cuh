@@ -66,7 +66,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS(kHardThreads) attend_hard(Problem p) {
 
   for (int row = block_x() * kHardWarps + warp(); row < p.queries; row += grid_x() * kHardWarps) {
     sync_warp();
-    for (int c = lane(); c < p.head_size; c += 32) query[c] = to_float(q[row * p.q_strides.row + c]) * p.scale_log2;
+    for (int c = lane(); c < p.head_size; c += 32) query[c] = to_float(q[row * p.q_strides.row + c]);
     sync_warp();
     const int end = p.causal != 0 ? row + 1 : p.keys;
     float largest = -INFINITY;
@@ -77,6 +77,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS(kHardThreads) attend_hard(Problem p) {
       if (seen) {
         score = 0.0f;
         for (int c = 0; c < p.head_size; ++c) score += query[c] * to_float(k[key * p.k_strides.row + c]);
+        score *= p.scale_log2;
       }
       if (key < end) scores[key] = score;
       largest = fmaxf(largest, score);
