@@ -1,0 +1,163 @@
+"""Loading, unloading, threads, and what the library shows to the outside."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from ops_support import attention_model, random_case, session
+
+ROUNDS = int(os.environ.get("AXFORM_OPS_ROUNDS", "60"))
+
+
+def test_sixteen_threads_share_a_session(library: Path) -> None:
+    model = attention_model("SignMatchingAttention", k=16)
+    shared = session(model, library, threads=2)
+    cases = [random_case(seed, 2, 2, 90 + seed, 90 + seed, 32, masked=0.2) for seed in range(16)]
+    alone = [shared.run(None, case.feeds())[0] for case in cases]
+
+    def many(index: int) -> bool:
+        return all(np.array_equal(shared.run(None, cases[index].feeds())[0], alone[index]) for _ in range(20))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(many, range(16)))
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see this process's memory")
+def test_load_run_unload_does_not_grow(library: Path) -> None:
+    """AXFORM_OPS_ROUNDS=1000 makes it a long run."""
+    models = [attention_model("SignMatchingAttention", k=8), attention_model("HardAttention", k=8)]
+    case = random_case(0, 2, 4, 128, 128, 64, masked=0.2)
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            for model in models:
+                session(model, library).run(None, case.feeds())
+        gc.collect()
+
+    rounds(30)
+    before = resident_bytes()
+    rounds(ROUNDS)
+    assert resident_bytes() - before < 4_000_000 + 1_000 * ROUNDS
+
+
+def test_failing_runs_do_not_grow(library: Path) -> None:
+    running = session(attention_model("SignMatchingAttention", k=8), library)
+    good = random_case(0, 1, 2, 64, 64, 32, masked=0.2)
+    bad = {**good.feeds(), "key_mask": np.ones((1, 63), np.bool_)}
+    before = 0
+    for round_number in range(300):
+        if round_number == 100:
+            before = resident_bytes() if Path("/proc/self/statm").exists() else 0
+        with pytest.raises(Exception, match="key_mask has shape"):
+            running.run(None, bad)
+    if before:
+        assert resident_bytes() - before < 3_000_000
+    assert np.isfinite(running.run(None, good.feeds())[0]).all()
+
+
+def test_exported_symbols(library: Path) -> None:
+    nm = shutil.which("nm")
+    if nm is None or sys.platform != "linux":
+        pytest.skip("needs nm, on Linux")
+    listing = subprocess.run([nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)
+    symbols = {line.split()[-1] for line in listing.stdout.splitlines()}
+    assert "RegisterCustomOps" in symbols
+    assert {s for s in symbols if s != "RegisterCustomOps" and not s.startswith("axform_")} == set()
+
+
+def test_needs_no_gpu_libraries(library: Path) -> None:
+    readelf = shutil.which("readelf")
+    if readelf is None or sys.platform != "linux":
+        pytest.skip("needs readelf, on Linux")
+    dynamic = subprocess.run([readelf, "-d", str(library)], capture_output=True, text=True, check=True).stdout
+    needed = [line for line in dynamic.splitlines() if "NEEDED" in line]
+    assert not [line for line in needed if "cuda" in line or "onnxruntime" in line]
+
+
+def test_registering_twice(library: Path) -> None:
+    from axform import custom_ops
+
+    options = ort.SessionOptions()
+    custom_ops.register(options)
+    custom_ops.register(options)
+    model = attention_model("SignMatchingAttention", k=8)
+    case = random_case(0, 1, 1, 20, 20, 16, masked=0.0)
+    result = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, case.feeds())[0]
+    assert result.shape == case.q.shape
+
+
+def test_several_options_and_sessions_at_once(library: Path) -> None:
+    model = attention_model("SignMatchingAttention", k=8)
+    case = random_case(0, 1, 1, 40, 40, 16, masked=0.0)
+    sessions = [session(model, library) for _ in range(8)]
+    results = [s.run(None, case.feeds())[0] for s in sessions]
+    assert all(np.array_equal(results[0], result) for result in results)
+
+
+def test_build_info(library: Path) -> None:
+    from axform import custom_ops
+
+    info = custom_ops.build_info()
+    assert info["cpu_instruction_sets"][-1] == "generic"
+    assert info["cpu_dispatched"] in info["cpu_instruction_sets"]
+    assert (info["cuda_version"] is None) == (info["cuda_architectures"] == [])
+    assert info["abi_version"] == 17
+
+
+def test_missing_library_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from axform import custom_ops
+
+    monkeypatch.setenv("AXFORM_OPS_LIBRARY", str(tmp_path / "none.so"))
+    assert not custom_ops.is_available()
+    with pytest.raises(custom_ops.OpLibraryMissing, match="correct or unset it"):
+        custom_ops.get_library_path()
+    monkeypatch.delenv("AXFORM_OPS_LIBRARY")
+    monkeypatch.setattr(custom_ops, "_package_folders", lambda: [str(tmp_path)])
+    with pytest.raises(custom_ops.OpLibraryMissing, match="reinstall axform"):
+        custom_ops.register(ort.SessionOptions())
+
+
+def test_importing_needs_neither_onnxruntime_nor_torch() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('onnxruntime', 'torch', 'onnx', 'numpy'): sys.modules[name] = None\n"
+        "from axform import custom_ops\n"
+        "custom_ops.is_available()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_shapes_are_inferred(library: Path, tmp_path: Path) -> None:
+    """Names of symbolic dimensions pass from Q and V to the output."""
+    import onnx
+    from onnx import TensorProto, helper
+    from ops_support import OPSET
+
+    def info(name: str, dims: list) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+
+    node = helper.make_node("SignMatchingAttention", ["Q", "K", "V"], ["A"], domain="ai.axform", k=4)
+    graph = helper.make_graph(
+        [node, helper.make_node("Relu", ["A"], ["Y"])],
+        "graph",
+        [info("Q", ["b", 2, "n", 8]), info("K", ["b", 2, "m", 8]), info("V", ["b", 2, "m", 6])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.axform", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    running = session(model.SerializeToString(), library)
+    assert running.get_outputs()[0].shape == ["b", 2, "n", 6]
