@@ -197,6 +197,13 @@ def test_threads_give_the_same_bits(library: Path) -> None:
     assert np.array_equal(one, sign_matching(library, case, 32, threads=4, causal=True))
 
 
+@pytest.mark.parametrize("keys", [140, 280, 1100])
+def test_far_fewer_real_keys_than_positions(library: Path, keys: int) -> None:
+    case = random_case(19, 2, 3, keys, keys, 16, masked=0.5)
+    for _ in range(3):
+        check(library, Case(case.q[:, :, :200], case.k, case.v, case.mask), keys, threads=2)
+
+
 @pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "neon", "generic"])
 def test_every_instruction_set(library: Path, instruction_set: str) -> None:
     """Tests of this file again, in a process that is told which kernels to use."""

@@ -69,9 +69,30 @@ struct Tile {
   }
 };
 
-inline int64_t row_block(int64_t keys) { return keys <= 128 ? 48 : keys <= 256 ? 24 : keys <= 1024 ? 12 : 6; }
+// Rows whose scores are held at a time: fewer for more keys.
+struct RowBlockSize {
+  int64_t keys;  // up to so many
+  int64_t rows;
+};
+constexpr RowBlockSize kRowBlocks[] = {{128, 48}, {256, 24}, {1024, 12}, {INT64_MAX, 6}};
 
-int64_t score_floats(int64_t keys) { return row_block(keys) * round_up(keys, Simd::kWidth); }
+inline int64_t row_block(int64_t keys) {
+  int i = 0;
+  while (keys > kRowBlocks[i].keys) ++i;
+  return kRowBlocks[i].rows;
+}
+
+// Enough for every number of keys up to `most`, for padding leaves a head with fewer.
+int64_t score_floats(int64_t most) {
+  int64_t floats = 0;
+  for (const RowBlockSize& size : kRowBlocks) {
+    const int64_t keys = most < size.keys ? most : size.keys;
+    const int64_t needed = size.rows * round_up(keys, Simd::kWidth);
+    floats = floats > needed ? floats : needed;
+    if (most <= size.keys) break;
+  }
+  return floats;
+}
 
 // What a row's softmax leaves for the product with the values.
 struct RowWeights {

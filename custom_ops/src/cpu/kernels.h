@@ -31,7 +31,7 @@ struct AttendTask {
   const float* packed_values;  // pack_values()
   float* output;               // row i starts at output + i * output_stride
   int64_t output_stride;
-  float* scores;  // scratch of score_floats(keys)
+  float* scores;  // scratch of score_floats() for at least `keys`
   // Rows of the head that this worker takes next, read ahead while it computes; null data for none.
   Rows next_queries, next_keys;
   float score_factor;          // |scale| * log2(e): weights are powers of two
@@ -62,7 +62,7 @@ struct Kernels {
   void (*pack_values)(const Rows& rows, const int32_t* index, int64_t keys, int64_t value_size, float* out);
   void (*attend)(const AttendTask& task);
   void (*attend_top)(const AttendTask& task);
-  int64_t (*score_floats)(int64_t keys);
+  int64_t (*score_floats)(int64_t most_keys);
 };
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
