@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = "AXFORM_OPS_NO_ARENA" not in os.environ  # see custom_ops/tools/sanitize.sh
     if library is not None:
         options.register_custom_ops_library(str(library))
     return ort.InferenceSession(model, options, providers=list(providers))
