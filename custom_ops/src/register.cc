@@ -14,6 +14,19 @@ namespace {
 
 constexpr const char* kDomain = "ai.axform";
 
+#if !defined(AXFORM_HAVE_CUDA)
+// ONNX Runtime builds an op's schema from the types of all its records. This one belongs to a provider that no session
+// has; it only makes half-precision models valid in a library without CUDA kernels, and ONNX Runtime then casts to
+// float32 around the CPU kernel.
+template <class Op, ort::ONNXTensorElementDataType kType>
+class TypeOnly : public AttentionKernel<Op, kType> {
+ public:
+  static constexpr const char* kProvider = "AxformTypeOnlyExecutionProvider";
+  using AttentionKernel<Op, kType>::AttentionKernel;
+  void compute(ort::OrtKernelContext*) const { throw OpError{"axform: the op library was built without CUDA"}; }
+};
+#endif
+
 // The records and their domain. One set serves every session of the process; ONNX Runtime keeps pointers to it until
 // the library is unloaded.
 class Domain {
@@ -32,6 +45,11 @@ class Domain {
     add<cuda::HardAttention<ort::ELEMENT_FLOAT16>>();
     add<cuda::HardAttention<ort::ELEMENT_BFLOAT16>>();
     add<cuda::UnpackBits>();
+#else
+    add<TypeOnly<SignMatchingOp, ort::ELEMENT_FLOAT16>>();
+    add<TypeOnly<SignMatchingOp, ort::ELEMENT_BFLOAT16>>();
+    add<TypeOnly<HardAttentionOp, ort::ELEMENT_FLOAT16>>();
+    add<TypeOnly<HardAttentionOp, ort::ELEMENT_BFLOAT16>>();
 #endif
   }
   ~Domain() { api_.ReleaseCustomOpDomain(domain_); }

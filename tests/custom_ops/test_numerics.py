@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import reference
 from ops_support import Case, attention_model, random_case, session
@@ -146,6 +147,15 @@ def test_heads_in_one_dimension(library: Path, causal: bool) -> None:
     actual = session(model, library).run(None, joined.feeds())[0]
     expected = reference.sign_matching_attention(case.q, case.k, case.v, case.mask, kept=12, causal=causal)
     np.testing.assert_allclose(actual, reference.join_heads(expected), rtol=0, atol=TOLERANCE)
+
+
+def test_half_precision_models_run_on_the_cpu(library: Path) -> None:
+    """ONNX Runtime casts around the float32 kernel, whether or not the library has CUDA kernels."""
+    case = random_case(20, 2, 2, 60, 60, 32, masked=0.2, dtype=np.float16)
+    model = attention_model("SignMatchingAttention", k=12, element=onnx.TensorProto.FLOAT16)
+    actual = session(model, library).run(None, case.feeds())[0]
+    expected = reference.sign_matching_attention(case.q, case.k, case.v, case.mask, kept=12)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-3)
 
 
 def test_short_sequences_are_plain_attention(library: Path) -> None:
