@@ -22,7 +22,7 @@ _FILE_NAME = {"win32": "axform_ops.dll", "darwin": "libaxform_ops.dylib"}.get(sy
 _registered: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-class OpLibraryMissing(FileNotFoundError):  # noqa: N818 - named for what happened
+class OpLibraryMissing(FileNotFoundError):
     """The op library was not built when axform was installed."""
 
 

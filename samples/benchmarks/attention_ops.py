@@ -160,7 +160,9 @@ def print_roofline() -> None:
 
 
 def gpu_at_hand() -> bool:
-    return "CUDAExecutionProvider" in ort.get_available_providers() and custom_ops.build_info()["cuda_version"] is not None
+    return (
+        "CUDAExecutionProvider" in ort.get_available_providers() and custom_ops.build_info()["cuda_version"] is not None
+    )
 
 
 def candidates(shape: Shape, provider: str, threads: int) -> dict[str, Callable[[], None]]:
@@ -195,8 +197,10 @@ def plot(rows: list[dict[str, Any]], path: Path, unit: str) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 5))
     for name in sorted({name for row in rows for name in row["milliseconds"]}):
         # One sequence's worth: the shapes differ in batch.
-        points = [(r["shape"]["length"], r["milliseconds"][name] / r["shape"]["batch"]) for r in rows if name in r["milliseconds"]]
-        axes.loglog(*zip(*points, strict=True), marker="o", base=2, label=name)
+        measured = [row for row in rows if name in row["milliseconds"]]
+        lengths = [row["shape"]["length"] for row in measured]
+        times = [row["milliseconds"][name] / row["shape"]["batch"] for row in measured]
+        axes.loglog(lengths, times, marker="o", base=2, label=name)
     axes.set_xlabel("sequence length")
     axes.set_ylabel("milliseconds a sequence, 12 heads of 64")
     axes.set_title(f"Sign matching against full attention, {unit}")
@@ -223,7 +227,9 @@ def main() -> None:
     if options.provider == "cuda":
         where = "CUDA, float16"
     else:
-        where = f"{processor()}, {info['cpu_dispatched']}, {options.threads} thread{'s' * (options.threads > 1)}, float32"
+        where = (
+            f"{processor()}, {info['cpu_dispatched']}, {options.threads} thread{'s' * (options.threads > 1)}, float32"
+        )
     print(f"{where}; ONNX Runtime {ort.__version__}; median milliseconds")
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:

@@ -41,7 +41,9 @@ def node_model(
     return model.SerializeToString()
 
 
-def attention_model(op: str, rank: int = 4, mask: bool = True, element: int = TensorProto.FLOAT, **options: Any) -> bytes:
+def attention_model(
+    op: str, rank: int = 4, mask: bool = True, element: int = TensorProto.FLOAT, **options: Any
+) -> bytes:
     inputs: dict[str, tuple[int, list[Any]]] = {
         name: (element, [f"{name}{i}" for i in range(rank)]) for name in ("Q", "K", "V")
     }

@@ -113,7 +113,9 @@ def test_head_sizes(emulator: ctypes.CDLL, element: str, size: int, causal: bool
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("queries, keys, kept", [(1, 1, 16), (20, 33, 16), (130, 300, 100), (150, 40, 64), (17, 200, 1)])
+@pytest.mark.parametrize(
+    "queries, keys, kept", [(1, 1, 16), (20, 33, 16), (130, 300, 100), (150, 40, 64), (17, 200, 1)]
+)
 def test_lengths(emulator: ctypes.CDLL, element: str, queries: int, keys: int, kept: int) -> None:
     check(emulator, random_case(1, 2, 1, queries, keys, 32, value_size=16, masked=0.3), element, kept)
 
