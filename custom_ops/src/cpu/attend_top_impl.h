@@ -6,93 +6,88 @@
 namespace axform::cpu {
 namespace {
 
-// The n-th largest (1 is the largest) of x[0..count), which it reorders. Hoare's selection.
-inline float nth_largest(float* x, int64_t count, int64_t n) {
-  int64_t low = 0, high = count - 1;
-  const int64_t target = n - 1;
-  while (low < high) {
-    const float pivot = x[low + (high - low) / 2];
-    int64_t i = low, j = high;
-    while (i <= j) {
-      while (x[i] > pivot) ++i;
-      while (pivot > x[j]) --j;
-      if (i <= j) {
-        const float swapped = x[i];
-        x[i++] = x[j];
-        x[j--] = swapped;
-      }
-    }
-    if (target <= j) {
-      high = j;
-    } else if (target >= i) {
-      low = i;
-    } else {
-      break;
-    }
-  }
-  return x[target];
+inline float float_of(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
 }
 
-// A value that at least `top` of the probabilities reach: the top-th largest maximum among disjoint groups of them.
-inline float lower_bound_of_top(const float* p, int64_t keys, int64_t top) {
-  constexpr int W = Simd::kWidth;
-  constexpr int kMaxGroups = 256;
-  const int64_t registers = round_up(top, W) / W;
-  if (registers * W > kMaxGroups || keys < 2 * registers * W) return 0.0f;
-  float largest[kMaxGroups];
-  for (int64_t g = 0; g < registers; ++g) {
-    Simd::Float m = Simd::load(p + g * W);
-    for (int64_t k = (g + registers) * W; k + W <= keys; k += registers * W) m = Simd::max(m, Simd::load(p + k));
-    Simd::store(largest + g * W, m);
-  }
-  return nth_largest(largest, registers * W, top);
-}
-
-// Positions of the `top` largest of p[0..keys), ties by position, in rising order. `candidates` holds `keys` floats.
-inline void find_top(const float* p, int64_t keys, int64_t top, float* candidates, int32_t* index) {
-  constexpr int W = Simd::kWidth;
-  const float bound = lower_bound_of_top(p, keys, top);
+// How many of p[0..keys) are at least `bound`, which is positive. The last register is padded with zeros.
+inline int64_t count_at_least(const float* p, int64_t keys, float bound) {
   const Simd::Float bounds = Simd::set1(bound);
   int64_t count = 0;
-  for (int64_t k = 0; k < keys; k += W) {
-    const int64_t left = keys - k;
-    uint32_t bits = left < W ? Simd::at_least_bits(Simd::load_first(p + k, static_cast<int>(left)), bounds) &
-                                   ((1u << left) - 1u)
-                             : Simd::at_least_bits(Simd::load(p + k), bounds);
-    for (; bits != 0; bits &= bits - 1) {
-      index[count] = static_cast<int32_t>(k + __builtin_ctz(bits));
-      candidates[count] = p[index[count]];
-      ++count;
+  for (int64_t k = 0; k < keys; k += Simd::kWidth) {
+    count += __builtin_popcount(Simd::at_least_bits(Simd::load(p + k), bounds));
+  }
+  return count;
+}
+
+// What a row keeps: everything above `last`, and so many of those that equal it.
+struct TopCut {
+  float last;
+  int64_t ties;
+};
+
+// Halves the range of the cut until as many probabilities as wanted lie above it. Probabilities are not negative, so
+// that their bits order like they do; and bits are nearly linear in the score, so that halving them converges fast.
+inline TopCut find_top(const float* p, int64_t keys, int64_t top) {
+  uint32_t low = 1;            // more than `top` are at least this
+  uint32_t high = 0x7f800000;  // none is at least this, which is infinity
+  if (count_at_least(p, keys, float_of(low)) <= top) return {0.0f, 0};
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    const int64_t count = count_at_least(p, keys, float_of(middle));
+    if (count == top) return {float_of(middle - 1), 0};
+    if (count > top) {
+      low = middle;
+    } else {
+      high = middle;
     }
   }
-  const float last = nth_largest(candidates, count, top);
-  int64_t ties = top;
-  for (int64_t i = 0; i < count; ++i) ties -= p[index[i]] > last;
+  return {float_of(low), top - count_at_least(p, keys, float_of(high))};
+}
+
+// Positions of what the cut keeps, in rising order; returns how many.
+inline int64_t list_top(const float* p, int64_t keys, TopCut cut, int32_t* index) {
+  const Simd::Float bounds = Simd::set1(cut.last);
   int64_t kept = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = p[index[i]];
-    if (x > last || (x == last && ties-- > 0)) index[kept++] = index[i];
+  for (int64_t k = 0; k < keys; k += Simd::kWidth) {
+    for (uint32_t bits = Simd::at_least_bits(Simd::load(p + k), bounds); bits != 0; bits &= bits - 1) {
+      const int64_t key = k + __builtin_ctz(bits);
+      if (p[key] > cut.last || (cut.ties > 0 && cut.ties-- > 0)) index[kept++] = static_cast<int32_t>(key);
+    }
   }
+  return kept;
+}
+
+template <int C>
+inline void store_columns(const AttendTask& t, float* y, const float* p, const int32_t* index, int64_t count,
+                          float factor, int64_t column, int tail) {
+  constexpr int W = Simd::kWidth;
+  const int64_t value_stride = round_up(t.value_size, W);
+  Tile<1, C> tile;
+  tile.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    const float* value = t.packed_values + index[i] * value_stride + column;
+    const Simd::Float x = Simd::set1(p[index[i]] * factor);
+    for (int c = 0; c < C; ++c) tile.sum[0][c] = Simd::fma(x, Simd::load(value + c * W), tile.sum[0][c]);
+  }
+  for (int c = 0; c < C - 1; ++c) Simd::store(y + column + c * W, tile.sum[0][c]);
+  Simd::store_first(y + column + (C - 1) * W, tile.sum[0][C - 1], tail);
 }
 
 inline void store_row(const AttendTask& t, int64_t row, const float* p, const int32_t* index, int64_t count,
                       float factor) {
   constexpr int W = Simd::kWidth;
-  const int64_t value_stride = round_up(t.value_size, W);
+  constexpr int64_t kSpan = W * Simd::kColumns;
   float* y = t.output + row * t.output_stride;
-  for (int64_t c = 0; c < t.value_size; c += W) {
-    Simd::Float sum = Simd::zero();
-    for (int64_t i = 0; i < count; ++i) {
-      const Simd::Float v = Simd::load(t.packed_values + index[i] * value_stride + c);
-      sum = Simd::fma(Simd::set1(p[index[i]]), v, sum);
-    }
-    sum = Simd::mul(sum, Simd::set1(factor));
-    const int64_t left = t.value_size - c;
-    if (left >= W) {
-      Simd::store(y + c, sum);
-    } else {
-      Simd::store_first(y + c, sum, static_cast<int>(left));
-    }
+  for (int64_t column = 0; column < t.value_size; column += kSpan) {
+    const int64_t left = t.value_size - column < kSpan ? t.value_size - column : kSpan;
+    const int64_t registers = round_up(left, W) / W;
+    with_constant<Simd::kColumns>(static_cast<int>(registers), [&](auto columns) {
+      store_columns<decltype(columns)::value>(t, y, p, index, count, factor, column,
+                                              static_cast<int>(left - (registers - 1) * W));
+    });
   }
 }
 
@@ -101,12 +96,11 @@ inline void fill_row(const AttendTask& t, int64_t row, float x) {
   for (int64_t c = 0; c < t.value_size; ++c) y[c] = x;
 }
 
-// Scratch beyond the scores: candidates and their positions, `keys` of each.
+// Scratch beyond the scores: `keys` positions.
 void attend_top(const AttendTask& t) {
   const int64_t padded = round_up(t.keys, Simd::kWidth);
   const int64_t block = row_block(t.keys);
-  float* candidates = t.scores + score_floats(t.keys);
-  int32_t* index = reinterpret_cast<int32_t*>(candidates + padded);
+  int32_t* index = reinterpret_cast<int32_t*>(t.scores + score_floats(t.keys));
   for (int64_t first = 0; first < t.queries.count; first += block) {
     const int64_t rows = t.queries.count - first < block ? t.queries.count - first : block;
     score_block(t, first, rows, padded, t.scores);
@@ -119,9 +113,8 @@ void attend_top(const AttendTask& t) {
         fill_row(t, row, weights.inverse_sum);
         continue;
       }
-      const int64_t kept = visible < t.top ? visible : t.top;
-      if (kept > 0) find_top(p, visible, kept, candidates, index);
-      store_row(t, row, p, index, kept, weights.inverse_sum);
+      const TopCut cut = visible <= t.top ? TopCut{0.0f, 0} : find_top(p, visible, t.top);
+      store_row(t, row, p, index, list_top(p, visible, cut, index), weights.inverse_sum);
     }
   }
 }

@@ -214,7 +214,7 @@ AttentionPlan plan_attention(Method method, const AttentionAttributes& a, const 
   Carver carver(nullptr);
   Head(carver, s, plan, a.causal);
   plan.state_bytes = carver.used();
-  const int64_t extra = method == Method::kHard ? 2 * round_up(plan.selected, kernels().lanes) : 0;
+  const int64_t extra = method == Method::kHard ? round_up(plan.selected, kernels().lanes) : 0;
   plan.worker_bytes =
       static_cast<size_t>(round_up((kernels().score_floats(plan.selected) + extra) * int64_t{sizeof(float)}, 64));
   return plan;
