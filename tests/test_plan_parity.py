@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from axform import custom_ops
 from axform.exporters.baseline import export_baseline, named_outputs
 from axform.exporters.export import rewrite
 from axform.exporters.scoped_graph import ScopedGraph
@@ -18,9 +19,13 @@ from hypothesis import strategies as st
 from support import FAMILIES, random_batch, random_plan, tiny_model
 
 
-def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def session(proto: onnx.ModelProto, with_library: bool = False) -> onnxruntime.InferenceSession:
+    """A plain session, which runs function bodies; or one with the op library, where it was built."""
     onnx.checker.check_model(proto, full_check=True)
-    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if with_library and custom_ops.is_available():
+        custom_ops.register(options)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -32,15 +37,16 @@ def test_rewritten_graph_equals_applied_plan(exported, family, seed):
     plan = random_plan(loaded, generator)
     outputs = []
     batches = [random_batch(loaded, generator) for _ in range(3)]
-    for heads in ("fold", "pad"):
+    for heads, with_library in (("fold", False), ("pad", False), ("fold", True)):
         graph = ScopedGraph(baseline)
         rewrite(graph, plan, loaded.family, heads)
-        optimized = session(graph.to_proto())
+        optimized = session(graph.to_proto(), with_library)
         outputs.append([optimized.run(["logits"], {k: v.numpy() for k, v in batch.items()})[0] for batch in batches])
     with apply_plan(loaded.model, plan), torch.inference_mode():
         expected = [loaded.model(**batch).logits.numpy() for batch in batches]
-    for folded, padded, wanted in zip(*outputs, expected, strict=True):
+    for folded, padded, by_kernel, wanted in zip(*outputs, expected, strict=True):
         np.testing.assert_allclose(folded, wanted, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(by_kernel, wanted, atol=1e-4, rtol=0)
         np.testing.assert_allclose(padded, folded, atol=1e-6, rtol=1e-6)
 
 
