@@ -86,11 +86,7 @@ class ScopedGraph:
 
     def constant(self, name: str, values: np.ndarray) -> gs.Constant:
         """A new initializer with a name not used so far."""
-        unique, number = name, 1
-        while unique in self._names:
-            unique, number = f"{name}.{number}", number + 1
-        self._names.add(unique)
-        return gs.Constant(unique, np.ascontiguousarray(values))
+        return gs.Constant(self._unique(name), np.ascontiguousarray(values))
 
     def insert(
         self, op: str, name: str, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object
@@ -102,10 +98,6 @@ class ScopedGraph:
             modules = self._scopes.get(like.outputs[0].name, ("",))[:-1]
             self._scopes[output.name] = (*modules, output.name)
         return output
-
-    def scope_like(self, output: gs.Tensor, like: gs.Tensor) -> None:
-        """Give the node that makes ``output`` the modules of the one that makes ``like``."""
-        self._scopes[output.name] = (*self._scopes.get(like.name, ("",))[:-1], output.name)
 
     def residual_add(self, branch: gs.Tensor, module: str) -> tuple[gs.Node, gs.Tensor]:
         """The Add that joins the output ``branch`` of a block with the block's input: (the node, the other operand)."""
@@ -171,14 +163,6 @@ class Linear:
     @property
     def node(self) -> gs.Node:
         return self._product
-
-    @property
-    def in_features(self) -> int:
-        return int(self._product.inputs[1].values.shape[1 - self._out_axis])
-
-    @property
-    def out_features(self) -> int:
-        return int(self._product.inputs[1].values.shape[self._out_axis])
 
     def keep_inputs(self, positions: Sequence[int]) -> None:
         """Keep the weights of these input features only."""

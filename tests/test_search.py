@@ -68,7 +68,7 @@ def test_prune_retain_and_children_of_approximable_blocks(tmp_path):
         "ATTN 0 group 0": 1.0,
     }
     result, removed, _ = run(tmp_path, factors)
-    assert removed == ["FFN 1", "ATTN 0 head 1", "ATTN 0 group 0", "FFN 0 group 2"] or set(removed) == {
+    assert set(removed) == {
         "FFN 1",
         "FFN 0 group 2",
         "ATTN 0 head 1",
@@ -79,7 +79,7 @@ def test_prune_retain_and_children_of_approximable_blocks(tmp_path):
 
 def test_accuracy_focus_only_takes_what_lowers_the_best_loss(tmp_path):
     _, removed, _ = run(tmp_path, {"FFN 1": 0.9, "FFN 0": 1.0, "ATTN 1": 0.99, "ATTN 0": 1.001}, focus="accuracy")
-    assert removed == ["FFN 1", "ATTN 1"] or set(removed) == {"FFN 1", "ATTN 1"}
+    assert set(removed) == {"FFN 1", "ATTN 1"}
 
 
 def test_the_metric_guard_stands_beside_the_loss(tmp_path):
