@@ -173,7 +173,13 @@ def test_killed_and_interrupted_runs_resume_to_the_same_plan(command, tmp_path):
     process.kill()
     assert process.wait() == -signal.SIGKILL
 
-    process = subprocess.Popen([*slow, disturbed, "--resume"], stderr=subprocess.PIPE, text=True)
+    # A test run started in the background ignores interrupts, and so would its children.
+    process = subprocess.Popen(
+        [*slow, disturbed, "--resume"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for_trials(process, disturbed / "trials.jsonl", second)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate()
