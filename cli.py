@@ -241,13 +241,12 @@ def ops() -> None:
     from . import custom_ops
     from .summaries import ops_table
 
-    if not custom_ops.is_available():
-        try:
-            custom_ops.get_library_path()
-        except custom_ops.OpLibraryMissing as missing:
-            out.print(f"no op library: {missing}", soft_wrap=True)
+    try:
+        path = custom_ops.get_library_path()
+    except custom_ops.OpLibraryMissing as missing:
+        out.print(f"no op library: {missing}", soft_wrap=True)
         return
-    out.print(ops_table(custom_ops.build_info(), str(custom_ops.get_library_path())))
+    out.print(ops_table(custom_ops.build_info(), str(path)))
 
 
 @app.command()

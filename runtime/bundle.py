@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import AxformError
 from ..files import write_text
 from ..toolchain.plan import ApproximationPlan
+from ..toolchain.tasks import Metric
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "FileRecord", "GraphSize", "Manifest", "OpLibrary", "RewriteSummary"]
 
@@ -60,7 +61,7 @@ class Manifest(BaseModel):
     axform_version: str
     plan: ApproximationPlan
     task: str
-    metric: str
+    metric: Metric
     labels: list[str]
     max_drop: float
     max_length: int

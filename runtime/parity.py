@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from ..toolchain.batches import EncodedSplit
-from ..toolchain.tasks import Metric, compute_metric
+from ..toolchain.significance import smallest_accepted
+from ..toolchain.tasks import compute_metric
 from .bundle import Bundle
 from .check_data import CheckData
 from .session import Provider, create_session
@@ -91,14 +92,14 @@ def check_bundle(
     scores = []
     for session in (create_session(bundle.baseline, provider, threads), model):
         logits = run_split(session, data.split, batch_size, advance)
-        scores.append(compute_metric(_metric(metric), logits, data.split.labels))
+        scores.append(compute_metric(metric, logits, data.split.labels))
     baseline, optimized = scores
     task = TaskParity(
         metric=metric,
         samples=len(data.split),
         baseline=baseline,
         model=optimized,
-        bound=baseline - bundle.manifest.max_drop * abs(baseline),
+        bound=smallest_accepted(baseline, bundle.manifest.max_drop),
     )
     report = ParityReport(numeric=numeric, task=task)
     bundle.save_result("check", {**report.model_dump(), "passed": report.passed})
@@ -128,14 +129,11 @@ def numeric_parity(session: Any, data: CheckData) -> NumericParity:
 
 def run_split(session: Any, split: EncodedSplit, batch_size: int, on_batch: Callable[[int], None]) -> np.ndarray:
     """The first output for every sample in the split's order, (samples, labels)."""
-    rows: list[Any] = [None] * len(split)
     name = session.get_outputs()[0].name
-    for indices, batch in split.batches(batch_size):
-        for index, row in zip(indices, session.run([name], batch)[0], strict=True):
-            rows[index] = row
-        on_batch(len(indices))
-    return np.stack(rows)
 
+    def run(batch: dict[str, np.ndarray]) -> np.ndarray:
+        rows = session.run([name], batch)[0]
+        on_batch(len(rows))
+        return rows
 
-def _metric(name: str) -> Metric:
-    return name  # type: ignore[return-value]
+    return split.run(batch_size, run)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,14 @@ class EncodedSplit:
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             yield indices, self.batch(indices)
+
+    def run(self, batch_size: int, model: Callable[[dict[str, np.ndarray]], np.ndarray]) -> np.ndarray:
+        """What ``model`` returns for the batches, (batch, ...), joined in the split's order, (samples, ...)."""
+        rows: list[Any] = [None] * len(self)
+        for indices, batch in self.batches(batch_size):
+            for index, row in zip(indices, model(batch), strict=True):
+                rows[index] = row
+        return np.stack(rows)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """The samples at ``indices``, padded to the longest, (batch, sequence) int64 per input."""

@@ -28,21 +28,14 @@ def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), labels)
 
 
-def predict(
-    loaded: LoadedModel, split: EncodedSplit, batch_size: int, on_batch: Callable[[int], None] | None = None
-) -> np.ndarray:
+def predict(loaded: LoadedModel, split: EncodedSplit, batch_size: int) -> np.ndarray:
     """Logits of every sample in the split's order, (samples, labels) float32."""
-    logits: list[np.ndarray | None] = [None] * len(split)
     device = next(loaded.model.parameters()).device
     loaded.model.eval()
     with torch.inference_mode():
-        for indices, batch in split.batches(batch_size):
-            output = loaded.model(**_to_device(batch, device)).logits.float().cpu().numpy()
-            for index, row in zip(indices, output, strict=True):
-                logits[index] = row
-            if on_batch is not None:
-                on_batch(len(indices))
-    return np.stack([row for row in logits if row is not None])
+        return split.run(
+            batch_size, lambda batch: loaded.model(**_to_device(batch, device)).logits.float().cpu().numpy()
+        )
 
 
 def _to_device(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
@@ -66,7 +59,6 @@ class Evaluator:
         *,
         batch_size: int = 32,
         cache_bytes: int = 2 << 30,
-        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self._loaded = loaded
         self._task = task
@@ -77,7 +69,6 @@ class Evaluator:
             for indices, batch in split.batches(batch_size)
         ]
         self._samples = len(split)
-        self._on_batch = on_batch
         self._plan = plan
         self._applied: AppliedPlan = apply_plan(loaded.model, plan)
         self._kept_layers = self._layers_to_keep(cache_bytes)
@@ -137,8 +128,6 @@ class Evaluator:
             losses += task_loss(self._task, output, batch_labels).item() * len(batch_labels)
             logits.append(output.cpu().numpy())
             labels.append(batch_labels.cpu().numpy())
-            if self._on_batch is not None:
-                self._on_batch(len(batch_labels))
         metric = compute_metric(self._task.metric, np.concatenate(logits), np.concatenate(labels))
         return Measurement(losses / self._samples, metric)
 

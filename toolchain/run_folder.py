@@ -23,6 +23,7 @@ from ..files import write_text
 from .options import OptimizeOptions
 from .plan import ApproximationPlan
 from .significance import Measurement
+from .tasks import Metric
 
 __all__ = ["Measured", "RunFolder", "RunRecord"]
 
@@ -41,7 +42,7 @@ class RunRecord(BaseModel):
     schema_version: int = 1
     options: OptimizeOptions
     labels: tuple[str, ...]
-    metric: str
+    metric: Metric
     train_rows: int
     selection_rows: int
     report_rows: int

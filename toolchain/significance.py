@@ -7,7 +7,7 @@ from enum import Enum
 
 from .plan import Focus
 
-__all__ = ["Measurement", "Significance", "Thresholds", "Verdict"]
+__all__ = ["Measurement", "Significance", "Thresholds", "Verdict", "smallest_accepted"]
 
 
 class Verdict(str, Enum):
@@ -38,6 +38,11 @@ class Thresholds:
     max_drop: float = 0.005
 
 
+def smallest_accepted(baseline_metric: float, max_drop: float) -> float:
+    """The smallest metric that ``max_drop``, a share of the baseline's, still allows."""
+    return baseline_metric - max_drop * abs(baseline_metric)
+
+
 class Significance:
     """Judges measurements against the baseline and, with the accuracy focus, against the best loss so far.
 
@@ -55,7 +60,7 @@ class Significance:
     def metric_bound(self) -> float:
         """The smallest metric that is still acceptable."""
         drop = 0.0 if self._focus == "accuracy" else self._thresholds.max_drop
-        return self.baseline.metric - drop * abs(self.baseline.metric)
+        return smallest_accepted(self.baseline.metric, drop)
 
     @property
     def prune_below(self) -> float:
