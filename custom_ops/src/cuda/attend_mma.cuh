@@ -66,6 +66,7 @@ struct RowBlock {
   float output[kColumns][4];
   float largest[2];  // of the thread's two rows, in base 2
   float sum[2];      // of the thread's columns; four threads share a row
+  int limit[2];      // selected keys that the rows see
 
   // What a row's own position contributes, or nothing.
   AXFORM_DEVICE void start(const Problem& p, const T* q, const T* k, const T* v, int b, int row, const int* index,
@@ -78,12 +79,16 @@ struct RowBlock {
     for (int i = 0; i < 2; ++i) {
       largest[i] = -INFINITY;
       sum[i] = 0.0f;
+      limit[i] = selected;
       AXFORM_UNROLL
       for (int n = 0; n < kColumns; ++n) output[n][2 * i] = output[n][2 * i + 1] = 0.0f;
       if constexpr (Causal) {
         const int r = row + i * 8;
-        const bool own = r < p.queries && sees_itself(p, b, r, index, selected);
+        const CausalRow seen = causal_row(p, b, r, index, selected);
+        const bool own = seen.own;
+        limit[i] = seen.limit;
         float score = 0.0f;
+        AXFORM_UNROLL_BY(1)
         for (int c = lane() % 4 * 2; own && c < p.head_size; c += 8) {
           score += to_float(q[r * p.q_strides.row + c]) * to_float(k[r * p.k_strides.row + c]);
           score += to_float(q[r * p.q_strides.row + c + 1]) * to_float(k[r * p.k_strides.row + c + 1]);
@@ -93,11 +98,11 @@ struct RowBlock {
         if (!own) continue;
         largest[i] = score * p.scale_log2;
         sum[i] = lane() % 4 == 0 ? 1.0f : 0.0f;
+        const T* value = v + r * p.v_strides.row + lane() % 4 * 2;
         AXFORM_UNROLL
         for (int n = 0; n < kColumns; ++n) {
-          const int c = n * 8 + lane() % 4 * 2;
-          if (c < p.value_size) {
-            const uint32_t both = *reinterpret_cast<const uint32_t*>(v + r * p.v_strides.row + c);
+          if (n * 8 + lane() % 4 * 2 < p.value_size) {
+            const uint32_t both = *reinterpret_cast<const uint32_t*>(value + n * 8);
             output[n][2 * i] = low_half<T>(both);
             output[n][2 * i + 1] = high_half<T>(both);
           }
@@ -107,8 +112,8 @@ struct RowBlock {
   }
 
   // One tile of keys: online softmax (arXiv 1805.02867).
-  AXFORM_DEVICE void add_tile(const Problem& p, const T* q, int row, const T* keys, const T* values, const int* index,
-                              int first, int selected) {
+  AXFORM_DEVICE void add_tile(const Problem& p, const T* q, int row, const T* keys, const T* values, int first,
+                              int selected) {
     constexpr int kStride = tile_stride<Padded>();
     const int matrix = lane() / 8;
     const int matrix_row = lane() % 8;
@@ -138,8 +143,7 @@ struct RowBlock {
         AXFORM_UNROLL
         for (int i = 0; i < 4; ++i) {
           const int key = first + n * 8 + lane() % 4 * 2 + i % 2;
-          const bool visible = key < selected && (!Causal || index[key] <= row + i / 2 * 8);
-          if (!visible) scores[n][i] = p.scale_log2 < 0.0f ? INFINITY : -INFINITY;
+          if (key >= (Causal ? limit[i / 2] : selected)) scores[n][i] = p.scale_log2 < 0.0f ? INFINITY : -INFINITY;
         }
       }
     }
@@ -211,7 +215,7 @@ struct RowBlock {
 };
 
 template <class T, int Padded, bool Causal>
-AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(kThreads, Padded <= 64 ? 2 : 1) attend_mma(Problem p) {
+AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(kThreads, Padded <= 64 ? 2 : 1) attend_mma(AXFORM_ARGUMENT(Problem) p) {
   AXFORM_SHARED_MEMORY(memory);
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   int* index = reinterpret_cast<int*>(memory + sizeof(SelectShared));
@@ -222,23 +226,23 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(kThreads, Padded <= 64 ? 2 : 1) a
   const int batch_head = block_y();
   const int b = batch_head / p.heads;
   const int h = batch_head % p.heads;
-  KeySelector<kThreads> selector(p, batch_head, shared, p.cache_ranks != 0 ? reinterpret_cast<uint32_t*>(rest) : nullptr);
-  const int selected = selector.select(index);
+  const int selected =
+      select_keys<kThreads>(p, shared, p.cache_ranks != 0 ? reinterpret_cast<uint32_t*>(rest) : nullptr, index);
 
   const T* q = static_cast<const T*>(p.q) + b * p.q_strides.batch + h * p.q_strides.head;
   const T* k = static_cast<const T*>(p.k) + b * p.k_strides.batch + h * p.k_strides.head;
   const T* v = static_cast<const T*>(p.v) + b * p.v_strides.batch + h * p.v_strides.head;
+  T* y = static_cast<T*>(p.y) + b * p.y_strides.batch + h * p.y_strides.head;
   constexpr int kElements = tile_elements<T, Padded>();
   constexpr int kHalf = kElements / 2;
-  const int tile_count = (selected + kTileKeys - 1) / kTileKeys;
-  const bool resident = tile_count <= p.resident_tiles;
+  const bool resident = selected <= p.resident_tiles * kTileKeys;
 
-  auto gather = [&](int tile, T* target) {
-    gather_rows<T, Padded>(target, k, p.k_strides.row, p.head_size, index, tile * kTileKeys, selected);
-    gather_rows<T, Padded>(target + kHalf, v, p.v_strides.row, p.value_size, index, tile * kTileKeys, selected);
+  auto gather = [&](int first_key, T* target) {
+    gather_rows<T, Padded>(target, k, p.k_strides.row, p.head_size, index, first_key, selected);
+    gather_rows<T, Padded>(target + kHalf, v, p.v_strides.row, p.value_size, index, first_key, selected);
   };
   if (resident) {
-    for (int tile = 0; tile < tile_count; ++tile) gather(tile, tiles + tile * kElements);
+    for (int key = 0; key < selected; key += kTileKeys) gather(key, tiles + key / kTileKeys * kElements);
     wait_for_copies();
     sync_block();
   }
@@ -247,19 +251,18 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(kThreads, Padded <= 64 ? 2 : 1) a
     const int row = first_row + warp() * 16 + lane() / 4;
     RowBlock<T, Padded, Causal> rows;
     rows.start(p, q, k, v, b, row, index, selected);
-    for (int tile = 0; tile < tile_count; ++tile) {
-      T* keys = tiles;
-      if (resident) {
-        keys += tile * kElements;
-      } else {
+    T* keys = tiles;
+    for (int key = 0; key < selected; key += kTileKeys) {
+      if (!resident) {
         sync_block();
-        gather(tile, tiles);
+        gather(key, tiles);
         wait_for_copies();
         sync_block();
       }
-      rows.add_tile(p, q, row, keys, keys + kHalf, index, tile * kTileKeys, selected);
+      rows.add_tile(p, q, row, keys, keys + kHalf, key, selected);
+      if (resident) keys += kElements;
     }
-    rows.store(p, static_cast<T*>(p.y) + block_y() / p.heads * p.y_strides.batch + block_y() % p.heads * p.y_strides.head, row);
+    rows.store(p, y, row);
   }
 }
 

@@ -24,7 +24,7 @@ struct SimtShape {
 };
 
 template <class T, int Padded>
-AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 2) attend_simt(Problem p) {
+AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 2) attend_simt(AXFORM_ARGUMENT(Problem) p) {
   using Shape = SimtShape<Padded>;
   constexpr int kRows = Shape::kRows;
   constexpr int kKeys = Shape::kKeys;
@@ -41,9 +41,8 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
   const int batch_head = block_y();
   const int b = batch_head / p.heads;
   const int h = batch_head % p.heads;
-  KeySelector<Shape::kThreadCount> selector(p, batch_head, shared,
-                                            p.cache_ranks != 0 ? reinterpret_cast<uint32_t*>(rest) : nullptr);
-  const int selected = selector.select(index);
+  const int selected = select_keys<Shape::kThreadCount>(
+      p, shared, p.cache_ranks != 0 ? reinterpret_cast<uint32_t*>(rest) : nullptr, index);
 
   const T* q = static_cast<const T*>(p.q) + b * p.q_strides.batch + h * p.q_strides.head;
   const T* k = static_cast<const T*>(p.k) + b * p.k_strides.batch + h * p.k_strides.head;
@@ -77,12 +76,16 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
     }
     sync_warp();
 
+    CausalRow seen{selected, false};  // of row first + lane
+    if (p.causal != 0 && lane() < kRows) seen = causal_row(p, b, first + lane(), index, selected);
+    const unsigned own_rows = ballot(seen.own);
+
     float output[kRows][Shape::kColumnsPerLane];
     float largest[kRows], sum[kRows];
     AXFORM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const int row = first + r;
-      const bool own = row < p.queries && sees_itself(p, b, row, index, selected);
+      const bool own = (own_rows >> r & 1) != 0;
       float score = 0.0f;
       if (p.causal != 0) {
         for (int c = lane(); own && c < p.head_size; c += 32) {
@@ -125,12 +128,12 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
       }
       AXFORM_UNROLL
       for (int r = 0; r < kRows; ++r) {
+        const int limit = p.causal != 0 ? shuffle_from(seen.limit, r) : selected;
         float tile_largest = -INFINITY;
         AXFORM_UNROLL
         for (int j = 0; j < Shape::kKeysPerLane; ++j) {
           const int key = tile * kKeys + lane() + 32 * j;
-          const bool visible = key < selected && (p.causal == 0 || index[key] <= first + r);
-          scores[j][r] = visible ? scores[j][r] * p.scale_log2 : -INFINITY;
+          scores[j][r] = key < limit ? scores[j][r] * p.scale_log2 : -INFINITY;
           tile_largest = fmaxf(tile_largest, scores[j][r]);
         }
         for (int by = 16; by > 0; by /= 2) tile_largest = fmaxf(tile_largest, shuffle_xor(tile_largest, by));

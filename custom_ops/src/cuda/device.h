@@ -15,6 +15,8 @@
 
 #define AXFORM_KERNEL __global__
 #define AXFORM_DEVICE __device__ __forceinline__
+#define AXFORM_DEVICE_CALL __device__ __noinline__
+#define AXFORM_ARGUMENT(type) const __grid_constant__ type
 #define AXFORM_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #define AXFORM_LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
 #define AXFORM_LAUNCH_BOUNDS_BLOCKS(threads, blocks) __launch_bounds__(threads, blocks)
@@ -39,6 +41,10 @@ AXFORM_DEVICE int grid_y() { return static_cast<int>(gridDim.y); }
 AXFORM_DEVICE void sync_block() { __syncthreads(); }
 AXFORM_DEVICE void sync_warp() { __syncwarp(); }
 AXFORM_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(kFullWarp, predicate); }
+template <class T>
+AXFORM_DEVICE T shuffle_from(T x, int source) {
+  return __shfl_sync(kFullWarp, x, source);
+}
 template <class T>
 AXFORM_DEVICE T shuffle_xor(T x, int mask) {
   return __shfl_xor_sync(kFullWarp, x, mask);

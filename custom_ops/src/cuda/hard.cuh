@@ -50,7 +50,7 @@ AXFORM_DEVICE int bin_from_top(const int* histogram, int wanted, int& left) {
 }
 
 template <class T>
-AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS(kHardThreads) attend_hard(Problem p) {
+AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(kHardThreads, 8) attend_hard(AXFORM_ARGUMENT(Problem) p) {
   AXFORM_SHARED_MEMORY(memory);
   float* scores = reinterpret_cast<float*>(memory) + warp() * hard_warp_floats(p.keys);
   int* histogram = reinterpret_cast<int*>(scores + (p.keys + 3) / 4 * 4);

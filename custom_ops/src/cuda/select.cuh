@@ -19,6 +19,32 @@ struct Cut {
   AXFORM_DEVICE bool takes(uint32_t r, int key) const { return r < rank || (r == rank && key <= position); }
 };
 
+// Rank of a key that is no padding, from its signs and what `prepare` left in shared memory.
+AXFORM_DEVICE uint32_t rank_of(const Problem& p, const SelectShared& shared, const uint32_t* signs, uint32_t base,
+                               int key) {
+  const uint32_t* words = signs + static_cast<int64_t>(key) * p.sign_words;
+  if (p.by_count == 0) {
+    int distance = 1;
+    for (int word = 0; word < p.sign_words; ++word) distance += bit_count(words[word] ^ shared.target[word]);
+    return static_cast<uint32_t>(distance);
+  }
+  int score = 0;
+  for (int word = 0; word < p.sign_words; ++word) {
+    const uint32_t bits = words[word];
+    AXFORM_UNROLL_BY(8)
+    for (int i = 0; i < 32 && word * 32 + i < p.head_size; ++i) {
+      if (bits >> i & 1) score += shared.weights[word * 32 + i];
+    }
+  }
+  return base - static_cast<uint32_t>(score);
+}
+
+// The same where ranks are not kept. A call, since it is used in many places.
+AXFORM_DEVICE_CALL uint32_t rank_again(const Problem& p, const SelectShared& shared, const uint32_t* signs,
+                                       uint32_t base, int key) {
+  return rank_of(p, shared, signs, base, key);
+}
+
 template <int Threads>
 class KeySelector {
  public:
@@ -32,7 +58,6 @@ class KeySelector {
 
   AXFORM_DEVICE bool valid(int key) const { return mask_ == nullptr || mask_[key] != 0; }
 
-  // Writes the selected keys to `index` in rising order and returns how many there are; ends with a barrier.
   AXFORM_DEVICE int select(int* index) {
     const int valid_keys = mask_ == nullptr ? p_.keys : count(p_.keys, [&](int key) { return valid(key); });
     if (p_.select_all != 0) {
@@ -73,31 +98,20 @@ class KeySelector {
     largest_ = p_.by_count != 0 ? 2u * base_ : static_cast<uint32_t>(p_.head_size) + 1u;
     sync_block();
     if (ranks_ != nullptr) {
-      for (int key = thread(); key < p_.keys; key += Threads) ranks_[key] = compute_rank(key);
+      for (int key = thread(); key < p_.keys; key += Threads) {
+        ranks_[key] = valid(key) ? rank_of(p_, shared_, signs_, base_, key) : kExcluded;
+      }
       sync_block();
     }
   }
 
-  AXFORM_DEVICE uint32_t compute_rank(int key) const {
-    if (!valid(key)) return kExcluded;
-    const uint32_t* signs = signs_ + static_cast<int64_t>(key) * p_.sign_words;
-    if (p_.by_count == 0) {
-      int distance = 1;
-      for (int word = 0; word < p_.sign_words; ++word) distance += bit_count(signs[word] ^ shared_.target[word]);
-      return static_cast<uint32_t>(distance);
-    }
-    int score = 0;
-    for (int word = 0; word < p_.sign_words; ++word) {
-      const uint32_t bits = signs[word];
-      for (int i = 0; i < 32 && word * 32 + i < p_.head_size; ++i) {
-        if (bits >> i & 1) score += shared_.weights[word * 32 + i];
-      }
-    }
-    return base_ - static_cast<uint32_t>(score);
-  }
-
   AXFORM_DEVICE uint32_t rank(int key) const {
-    const uint32_t r = ranks_ != nullptr ? ranks_[key] : compute_rank(key);
+    uint32_t r = kExcluded;
+    if (ranks_ != nullptr) {
+      r = ranks_[key];
+    } else if (valid(key)) {
+      r = rank_again(p_, shared_, signs_, base_, key);
+    }
     return key < prefix_end_ && taken_.takes(r, key) ? 0 : r;
   }
 
@@ -226,19 +240,32 @@ class KeySelector {
   int prefix_end_ = 0;
 };
 
-// Whether a row sees its own position besides the selected keys: it is a real token and was not selected.
-AXFORM_DEVICE bool sees_itself(const Problem& p, int b, int row, const int* index, int selected) {
-  if (p.causal == 0 || (p.key_mask != nullptr && p.key_mask[static_cast<int64_t>(b) * p.keys + row] == 0)) return false;
+// Writes the keys that the block's head keeps to `index`, in rising order, and returns how many there are; ends with a
+// barrier. `ranks`: memory for the rank of every key, or null. A call, which keeps its registers apart from attention's.
+template <int Threads>
+AXFORM_DEVICE_CALL int select_keys(const Problem& p, SelectShared& shared, uint32_t* ranks, int* index) {
+  return KeySelector<Threads>(p, block_y(), shared, ranks).select(index);
+}
+
+// What a row sees in causal attention: the selected keys up to its own position, and that position besides.
+struct CausalRow {
+  int limit;  // selected keys at or before the row
+  bool own;   // the row's position is a real token that was not selected
+};
+
+AXFORM_DEVICE CausalRow causal_row(const Problem& p, int b, int row, const int* index, int selected) {
   int low = 0, high = selected;
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (index[middle] < row) {
+    if (index[middle] <= row) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  return low == selected || index[low] != row;
+  const uint8_t* mask = p.key_mask == nullptr ? nullptr : p.key_mask + static_cast<int64_t>(b) * p.keys;
+  const bool real = row < p.queries && (mask == nullptr || mask[row] != 0);
+  return {low, real && (low == 0 || index[low - 1] != row)};
 }
 
 }  // namespace axform::cuda

@@ -31,7 +31,7 @@ AXFORM_DEVICE uint32_t sign_byte(const T* row, int first, int size, bool vectors
 }
 
 template <class T>
-AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS(kThreads) count_signs(Problem p) {
+AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS(kThreads) count_signs(AXFORM_ARGUMENT(Problem) p) {
   AXFORM_SHARED_MEMORY(memory);
   int* totals = reinterpret_cast<int*>(memory);
   const int batch_head = block_y();

@@ -18,6 +18,8 @@
 
 #define AXFORM_KERNEL inline
 #define AXFORM_DEVICE inline
+#define AXFORM_DEVICE_CALL inline
+#define AXFORM_ARGUMENT(type) const type
 #define AXFORM_SHARED_MEMORY(name) unsigned char* name = ::axform::cuda::emulator::block().shared
 #define AXFORM_LAUNCH_BOUNDS(threads)
 #define AXFORM_LAUNCH_BOUNDS_BLOCKS(threads, blocks)
