@@ -5,13 +5,15 @@ The bodies are standard ONNX operators (opset 23) and are carried by each export
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import helper, parser
 
 from ..toolchain.plan import Selection
 from .baseline import OPSET
 
-__all__ = ["DOMAIN", "sign_matching_function"]
+__all__ = ["DOMAIN", "hard_attention_function", "sign_matching_function", "unpack_bits_function"]
 
 DOMAIN = "ai.axform"
 
@@ -29,7 +31,7 @@ _SIGN_VECTOR: dict[Selection, str] = {
 """What each key's sign vector is compared with, (batch, heads, 1, head size): the queries' majority sign (AxFormer v1,
 Algorithm 4), or the sum of their signs, whose product with a key counts the agreements over all queries."""
 
-_BODY = """
+_SIGN_MATCHING = """
 <opset_import: ["" : {opset}], domain: "{domain}">
 SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
     zero = Constant <value_float: float = 0.0> ()
@@ -106,6 +108,109 @@ SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
 }}
 """
 
+_HARD_ATTENTION = """
+<opset_import: ["" : {opset}], domain: "{domain}">
+HardAttention <k> (Q, K, V, key_mask) => (Y) {{
+    zero = Constant <value_float: float = 0.0> ()
+    minus_infinity = Constant <value_float: float = -inf> ()
+    mask_axes = Constant <value_ints: ints = [1, 2]> ()
+    value_axes = Constant <value_ints: ints = [1, 3]> ()
+    zero_like = CastLike (zero, Q)
+    excluded = CastLike (minus_infinity, Q)
+
+    scale_given = Constant <value_float: float = @scale> ()
+    head_size = Shape <start = 3, end = 4> (K)
+    head_size_float = Cast <to = 1> (head_size)
+    head_size_root = Sqrt (head_size_float)
+    scale_default = Reciprocal (head_size_root)
+    scale_is_absent = Equal (scale_given, zero)
+    scale_chosen = Where (scale_is_absent, scale_default, scale_given)
+    scale_like = CastLike (scale_chosen, Q)
+
+    mask_row = Unsqueeze (key_mask, mask_axes)
+    keys_transposed = Transpose <perm = [0, 1, 3, 2]> (K)
+    products = MatMul (Q, keys_transposed)
+    scores = Mul (products, scale_like)
+    scores_masked = Where (mask_row, scores, excluded)
+    weights = Softmax <axis = -1> (scores_masked)
+    weights_masked = Where (mask_row, weights, zero_like)
+
+    key_length = Shape <start = 2, end = 3> (K)
+    k_scalar = Constant <value_int: int = @k> ()
+    kept = Min (k_scalar, key_length)
+    largest, chosen = TopK <axis = -1, largest = 1, sorted = 1> (weights_masked, kept)
+    nothing = Sub (weights_masked, weights_masked)
+    weights_kept = ScatterElements <axis = -1> (nothing, chosen, largest)
+    mask_values = Unsqueeze (key_mask, value_axes)
+    values_masked = Where (mask_values, V, zero_like)
+    Y = MatMul (weights_kept, values_masked)
+}}
+"""
+"""The scale comes after the product, so that equal products stay equal and the lower position wins."""
+
+_UNPACK_BITS = """
+<opset_import: ["" : {opset}], domain: "{domain}">
+UnpackBits <bits, shape> (packed) => (codes) {{
+    bits_int = Constant <value_int: int = @bits> ()
+    shape_ints = Constant <value_ints: ints = @shape> ()
+    zero = Constant <value_int: int = 0> ()
+    one = Constant <value_int: int = 1> ()
+    seven = Constant <value_int: int = 7> ()
+    eight = Constant <value_int: int = 8> ()
+    start = Constant <value_ints: ints = [0]> ()
+    any_size = Constant <value_ints: ints = [-1]> ()
+    zero_byte = Constant <value: tensor = uint8[1] {{0}}> ()
+    one_byte = Constant <value: tensor = uint8 {{1}}> ()
+    one_int32 = Constant <value: tensor = int32 {{1}}> ()
+
+    given = Size (packed)
+    beyond_group = Mod (given, bits_int)
+    to_next_group = Sub (bits_int, beyond_group)
+    missing = Mod (to_next_group, bits_int)
+    missing_shape = Unsqueeze (missing, start)
+    padding = Expand (zero_byte, missing_shape)
+    padded = Concat <axis = 0> (packed, padding)
+    bits_shape = Unsqueeze (bits_int, start)
+    group_shape = Concat <axis = 0> (any_size, bits_shape)
+    groups = Reshape (padded, group_shape)
+
+    places = Range (zero, eight, one)
+    first_bits = Mul (places, bits_int)
+    first_bytes = Div (first_bits, eight)
+    next_bytes = Add (first_bytes, one)
+    last_byte = Sub (bits_int, one)
+    second_bytes = Min (next_bytes, last_byte)
+    offsets = Mod (first_bits, eight)
+    opposites = Sub (seven, offsets)
+    offsets_byte = Cast <to = 2> (offsets)
+    opposites_byte = Cast <to = 2> (opposites)
+    low = Gather <axis = 1> (groups, first_bytes)
+    high = Gather <axis = 1> (groups, second_bytes)
+    low_part = BitShift <direction = "RIGHT"> (low, offsets_byte)
+    high_almost = BitShift <direction = "LEFT"> (high, opposites_byte)
+    high_part = BitShift <direction = "LEFT"> (high_almost, one_byte)
+    window = BitwiseOr (low_part, high_part)
+
+    sign_place = Cast <to = 2> (last_byte)
+    sign = BitShift <direction = "LEFT"> (one_byte, sign_place)
+    sign_int = Cast <to = 6> (sign)
+    below_sign = Sub (sign_int, one_int32)
+    mask_int = Add (sign_int, below_sign)
+    mask = Cast <to = 2> (mask_int)
+    unsigned_codes = BitwiseAnd (window, mask)
+    flipped = BitwiseXor (unsigned_codes, sign)
+    flipped_int = Cast <to = 6> (flipped)
+    signed_codes = Sub (flipped_int, sign_int)
+    stream = Reshape (signed_codes, any_size)
+    count = ReduceProd <keepdims = 1> (shape_ints)
+    wanted = Slice (stream, start, count)
+    small = Cast <to = 3> (wanted)
+    codes = Reshape <allowzero = 1> (small, shape_ints)
+}}
+"""
+"""Eight codes take as many bytes as a code has bits, so that the stream is a matrix of such groups: code i of a group
+lies in one byte of it or in two neighbours. A shift by eight is split in two, which is defined for uint8."""
+
 
 def sign_matching_function(selection: Selection) -> onnx.FunctionProto:
     """The body of ``ai.axform::SignMatchingAttention`` for self-attention with a key mask.
@@ -113,14 +218,35 @@ def sign_matching_function(selection: Selection) -> onnx.FunctionProto:
     Q, K and V are (batch, heads, sequence, head size), key_mask is boolean (batch, sequence). A float operator
     attribute cannot switch a graph, so ``selection`` is settled when the function is made; a file has one.
     """
-    text = _BODY.format(opset=OPSET, domain=DOMAIN, sign_vector=_SIGN_VECTOR[selection])
-    function = parser.parse_function(text)
-    for name, default in (
-        ("scale", 0.0),
-        ("selection", selection),
-        ("is_causal", 0),
-        ("prefix", 0.25),
-        ("num_heads", 0),
-    ):
-        function.attribute_proto.append(helper.make_attribute(name, default))
+    function = _parse(_SIGN_MATCHING, sign_vector=_SIGN_VECTOR[selection])
+    _add_defaults(function, scale=0.0, selection=selection, is_causal=0, prefix=0.25, num_heads=0)
     return function
+
+
+def hard_attention_function() -> onnx.FunctionProto:
+    """The body of ``ai.axform::HardAttention`` for attention with a key mask (AxFormer v2, arXiv 2010.03688v2).
+
+    Shapes as in `sign_matching_function`. Of each query's probabilities the k largest stay as they are, without
+    renormalising; of equal ones those of the lower positions.
+    """
+    function = _parse(_HARD_ATTENTION)
+    _add_defaults(function, scale=0.0, is_causal=0, num_heads=0)
+    return function
+
+
+def unpack_bits_function() -> onnx.FunctionProto:
+    """The body of ``ai.axform::UnpackBits``: (bytes,) uint8 to int8 codes of the attribute ``shape``.
+
+    A code is a two's complement number of ``bits`` (2 to 8) bits; the lowest bit of a byte comes first. ONNX Runtime
+    inlines the body and folds it to plain weights when it creates a session, with the op library or without it.
+    """
+    return _parse(_UNPACK_BITS)
+
+
+def _parse(body: str, **parts: str) -> onnx.FunctionProto:
+    return parser.parse_function(body.format(opset=OPSET, domain=DOMAIN, **parts))
+
+
+def _add_defaults(function: onnx.FunctionProto, **defaults: Any) -> None:
+    for name, default in defaults.items():
+        function.attribute_proto.append(helper.make_attribute(name, default))

@@ -26,6 +26,7 @@ template <class Op, ort::ONNXTensorElementDataType Element>
 class AttentionKernel {
  public:
   static constexpr const char* kName = Op::kName;
+  static constexpr int kSinceVersion = 1;
   static constexpr size_t kInputs = 4;
   static ort::ONNXTensorElementDataType input_type(size_t i) { return i < 3 ? Element : ort::ELEMENT_BOOL; }
   static ort::ONNXTensorElementDataType output_type() { return Element; }

@@ -45,7 +45,7 @@ struct OpRecord : ort::OrtCustomOp {
       const OrtApi& api = *static_cast<const OpRecord*>(op)->api;
       return guarded(api, [&] { Kernel::infer_shape(api, context); });
     };
-    GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    GetStartVersion = [](const OrtCustomOp*) { return Kernel::kSinceVersion; };
     GetEndVersion = [](const OrtCustomOp*) { return 0x7fffffff; };
   }
 };

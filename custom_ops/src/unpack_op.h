@@ -8,6 +8,7 @@ namespace axform {
 class UnpackBitsKernel {
  public:
   static constexpr const char* kName = "UnpackBits";
+  static constexpr int kSinceVersion = 2;
   static constexpr size_t kInputs = 1;
   static ort::ONNXTensorElementDataType input_type(size_t) { return ort::ELEMENT_UINT8; }
   static ort::ONNXTensorElementDataType output_type() { return ort::ELEMENT_INT8; }

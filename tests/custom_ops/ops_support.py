@@ -30,13 +30,14 @@ def node_model(
     name: str = "attention_3",
     functions: list[onnx.FunctionProto] | None = None,
     opset: int = OPSET,
+    version: int = 1,
     **attributes: Any,
 ) -> bytes:
-    """A model of one node. Inputs and output: (element type, dims)."""
+    """A model of one node that imports this version of ai.axform. Inputs and output: (element type, dims)."""
     node = helper.make_node(op, list(inputs), ["Y"], name=name, domain="ai.axform", **attributes)
     infos = [helper.make_tensor_value_info(key, *value) for key, value in inputs.items()]
     graph = helper.make_graph([node], "graph", infos, [helper.make_tensor_value_info("Y", *output)])
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.axform", 1)]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.axform", version)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=functions or [])
     return model.SerializeToString()
 

@@ -102,7 +102,8 @@ def test_element_types_without_a_kernel(library: Path, element: int) -> None:
     ],
 )
 def test_unpack_attributes(library: Path, attributes: dict[str, Any], message: str) -> None:
-    model = node_model("UnpackBits", {"packed": (TensorProto.UINT8, ["n"])}, (TensorProto.INT8, ["m"]), **attributes)
+    inputs = {"packed": (TensorProto.UINT8, ["n"])}
+    model = node_model("UnpackBits", inputs, (TensorProto.INT8, ["m"]), version=2, **attributes)
     with pytest.raises(ORT_ERRORS, match="attention_3") as error:
         session(model, library)
     assert message in str(error.value)
@@ -110,8 +111,7 @@ def test_unpack_attributes(library: Path, attributes: dict[str, Any], message: s
 
 @pytest.mark.parametrize("bytes_given", [0, 4, 6])
 def test_unpack_wrong_size(library: Path, bytes_given: int) -> None:
-    model = node_model(
-        "UnpackBits", {"packed": (TensorProto.UINT8, ["n"])}, (TensorProto.INT8, ["m"]), bits=4, shape=[9]
-    )
+    inputs = {"packed": (TensorProto.UINT8, ["n"])}
+    model = node_model("UnpackBits", inputs, (TensorProto.INT8, ["m"]), version=2, bits=4, shape=[9])
     with pytest.raises(ORT_ERRORS, match="take 5 bytes"):
         session(model, library).run(None, {"packed": np.zeros(bytes_given, np.uint8)})
