@@ -1,4 +1,12 @@
 # The CUDA kernels, linked with a static CUDA runtime: the library also loads where there is neither GPU nor driver.
+if(AXFORM_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES ${AXFORM_CUDA_ARCHITECTURES})
+elseif(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)  # the last one also as PTX
+else()
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90)
+endif()
+set_target_properties(axform_ops PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
 target_sources(axform_ops PRIVATE src/cuda/launch.cu src/cuda/plan.cc src/cuda/entry.cc)
 string(REPLACE ";" " " architectures "${CMAKE_CUDA_ARCHITECTURES}")
 string(REPLACE "-real" "" architectures "${architectures}")

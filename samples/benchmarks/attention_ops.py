@@ -5,6 +5,7 @@
 
 All candidates run in turn, round after round, with inputs and outputs bound in place; medians over the rounds and their
 ratios are printed, and written with `--json FILE`. `--plot FILE` draws time against the length on logarithmic axes.
+With `--threads 2` and more the op with one thread takes its turn as well, and the speed-up is printed.
 Where no GPU is at hand, `--provider cuda` prints the roofline estimate only.
 """
 
@@ -46,6 +47,7 @@ SHAPES = (
     Shape(1, 12, 4096, 64, 128),
     Shape(1, 12, 16384, 64, 128),
 )
+ONE_THREAD = "axform, one thread"
 LONGEST_CPU_BASELINE = 4096  # full attention over 16384 takes 10 s a call and 13 GB for its scores
 
 # Peak numbers for the roofline, from NVIDIA's data sheets: (float16 tensor TFLOP/s dense, memory TB/s).
@@ -119,7 +121,7 @@ def torch_call(shape: Shape) -> Callable[[], None]:
     return call
 
 
-def measure(calls: dict[str, Callable[[], None]], seconds: float, least: int) -> dict[str, float]:
+def measure(calls: dict[str, Callable[[], None]], seconds: float, least: int, threads: int) -> dict[str, float]:
     """Median milliseconds a call, the candidates taking turns for about `seconds`."""
     for call in calls.values():
         call()
@@ -127,9 +129,14 @@ def measure(calls: dict[str, Callable[[], None]], seconds: float, least: int) ->
     end = time.perf_counter() + seconds
     while min(map(len, times.values())) < least or time.perf_counter() < end:
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
+            if threads > 1:
+                # The last candidate's threads look for work for some 50 ms, on cores that the next one needs.
+                time.sleep(0.1)
+                call()
+            for _ in range(1 if threads == 1 else 3):
+                start = time.perf_counter()
+                call()
+                times[name].append((time.perf_counter() - start) * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -167,6 +174,8 @@ def gpu_at_hand() -> bool:
 
 def candidates(shape: Shape, provider: str, threads: int) -> dict[str, Callable[[], None]]:
     calls = {"axform": onnxruntime_call("axform", shape, provider, threads)}
+    if provider == "cpu" and threads > 1:
+        calls[ONE_THREAD] = onnxruntime_call("axform", shape, provider, 1)
     if provider == "cuda":
         calls["MultiHeadAttention"] = onnxruntime_call("MultiHeadAttention", shape, provider, threads)
         try:
@@ -235,12 +244,16 @@ def main() -> None:
     print(f"{where}; ONNX Runtime {ort.__version__}; median milliseconds")
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:
-        medians = measure(candidates(shape, options.provider, options.threads), options.seconds, least=5)
-        others = [value for name, value in medians.items() if name != "axform"]
+        calls = candidates(shape, options.provider, options.threads)
+        medians = measure(calls, options.seconds, least=5, threads=options.threads)
+        others = [value for name, value in medians.items() if name not in ("axform", ONE_THREAD)]
         ratio = min(others) / medians["axform"] if others else None
         rows.append({"shape": asdict(shape), "milliseconds": medians, "ratio": ratio})
         cells = "  ".join(f"{name} {value:.3f}" for name, value in medians.items())
-        print(f"{tuple(asdict(shape).values())!s:28} {cells}" + (f"  ratio {ratio:.2f}" if ratio else ""), flush=True)
+        summary = f"  ratio {ratio:.2f}" if ratio else ""
+        if ONE_THREAD in medians:
+            summary += f"  {options.threads} threads {medians[ONE_THREAD] / medians['axform']:.2f}x"
+        print(f"{tuple(asdict(shape).values())!s:28} {cells}{summary}", flush=True)
     by_length = {row["shape"]["length"]: row["milliseconds"]["axform"] for row in rows}
     print(f"growth from 4096 to 16384 keys: {by_length[16384] / by_length[4096]:.2f}x (4x is linear)")
     if options.provider == "cuda":
