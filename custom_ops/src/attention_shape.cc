@@ -1,6 +1,7 @@
 #include "attention_shape.h"
 
 #include <cmath>
+#include <vector>
 
 namespace axform {
 namespace {

@@ -1,10 +1,12 @@
 // Calling ONNX Runtime's C API from C++: errors as exceptions inside, as OrtStatus at the edge.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <exception>
+#include <initializer_list>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "ort_abi.h"
 
@@ -41,7 +43,40 @@ ort::OrtStatus* guarded(const ort::OrtApi& api, Body body) noexcept {
   }
 }
 
-using Dims = std::vector<int64_t>;
+// The dimensions of a tensor. They are read at every call, so they take no memory of the heap.
+class Dims {
+ public:
+  static constexpr size_t kMaxRank = 8;
+
+  Dims() = default;
+  Dims(std::initializer_list<int64_t> values) : rank_(values.size()) {
+    std::copy(values.begin(), values.end(), values_.begin());
+  }
+  void resize(size_t rank) {
+    if (rank > kMaxRank) {
+      throw OpError{"axform: a tensor has " + std::to_string(rank) + " dimensions; at most " +
+                    std::to_string(kMaxRank) + " are supported"};
+    }
+    rank_ = rank;
+  }
+
+  size_t size() const { return rank_; }
+  bool empty() const { return rank_ == 0; }
+  int64_t* data() { return values_.data(); }
+  const int64_t* data() const { return values_.data(); }
+  int64_t& operator[](size_t i) { return values_[i]; }
+  int64_t operator[](size_t i) const { return values_[i]; }
+  int64_t& back() { return values_[rank_ - 1]; }
+  int64_t back() const { return values_[rank_ - 1]; }
+  int64_t* begin() { return data(); }
+  int64_t* end() { return data() + rank_; }
+  const int64_t* begin() const { return data(); }
+  const int64_t* end() const { return data() + rank_; }
+
+ private:
+  std::array<int64_t, kMaxRank> values_{};
+  size_t rank_ = 0;
+};
 
 // A tensor of the running node; null data for an optional input that is absent.
 struct Tensor {
@@ -66,12 +101,10 @@ inline Tensor input(const ort::OrtApi& api, const ort::OrtKernelContext* context
   check(api.GetTensorTypeAndShape(tensor.value, &info));
   size_t rank = 0;
   ort::OrtStatus* status = api.GetDimensionsCount(info, &rank);
-  if (status == nullptr) {
-    tensor.dims.resize(rank);
-    status = api.GetDimensions(info, tensor.dims.data(), rank);
-  }
+  if (status == nullptr && rank <= Dims::kMaxRank) status = api.GetDimensions(info, tensor.dims.data(), rank);
   api.ReleaseTensorTypeAndShapeInfo(info);
   check(status);
+  tensor.dims.resize(rank);
   return tensor;
 }
 
@@ -179,7 +212,12 @@ class Attributes {
     if (drop(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size))) {
       throw OpError{place_ + ": attribute " + name + " is required and must be a list of integers"};
     }
-    Dims values(size);
+    if (size > Dims::kMaxRank) {
+      throw OpError{place_ + ": attribute " + name + " has " + std::to_string(size) + " entries; at most " +
+                    std::to_string(Dims::kMaxRank) + " are supported"};
+    }
+    Dims values;
+    values.resize(size);
     if (size != 0) check(api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
     return values;
   }

@@ -40,7 +40,7 @@ void UnpackBitsKernel::infer_shape(const ort::OrtApi& api, ort::OrtShapeInferCon
   if (ort::OrtStatus* status = api.ShapeInferContext_GetAttribute(context, "shape", &attribute)) {
     return api.ReleaseStatus(status);  // the kernel reports what is missing
   }
-  int64_t values[16];
+  int64_t values[Dims::kMaxRank];
   size_t bytes = 0;
   if (ort::OrtStatus* status = api.ReadOpAttr(attribute, ort::ORT_OP_ATTR_INTS, values, sizeof values, &bytes)) {
     return api.ReleaseStatus(status);

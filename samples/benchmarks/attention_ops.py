@@ -50,8 +50,8 @@ SHAPES = (
 ONE_THREAD = "axform, one thread"
 LONGEST_CPU_BASELINE = 4096  # full attention over 16384 takes 10 s a call and 13 GB for its scores
 
-# Peak numbers for the roofline, from NVIDIA's data sheets: (float16 tensor TFLOP/s dense, memory TB/s).
-GPUS = {"H100 SXM": (989.0, 3.35), "H200": (989.0, 4.8), "A100": (312.0, 2.0), "L4": (121.0, 0.3)}
+# Peak numbers for the roofline, from NVIDIA's data sheets: (float16 tensor TFLOP/s dense, memory TB/s, L2 cache MB).
+GPUS = {"H100 SXM": (989.0, 3.35, 50), "H200": (989.0, 4.8, 50), "A100": (312.0, 2.0, 40), "L4": (121.0, 0.3, 48)}
 
 
 def model(kind: str, shape: Shape, element: int) -> bytes:
@@ -141,17 +141,18 @@ def measure(calls: dict[str, Callable[[], None]], seconds: float, least: int, th
 
 
 def roofline(shape: Shape) -> dict[str, dict[str, float]]:
-    """Lower bounds in microseconds for float16 on each GPU, from bytes moved and floating-point operations."""
+    """Lower bounds in microseconds for float16 on each GPU, from bytes of memory moved and floating-point operations."""
     heads = shape.batch * shape.heads
     tensor = 2 * heads * shape.length * shape.head_size
-    # Signs: Q and K once. Attention: Q again, the kept rows of K and V, and Y. Sign bits are written and read.
-    bytes_op = 2 * tensor + 2 * tensor + 2 * 2 * heads * shape.kept * shape.head_size + heads * shape.length * 16
+    # Signs: Q and K once. Attention: the kept rows of K and V, and Y. Sign bits are written and read.
+    bytes_op = 3 * tensor + 2 * 2 * heads * shape.kept * shape.head_size + heads * shape.length * 16
     flops_op = 4 * heads * shape.length * shape.kept * shape.head_size
     bytes_full = 4 * tensor
     flops_full = 4 * heads * shape.length**2 * shape.head_size
     result = {}
-    for name, (teraflops, terabytes) in GPUS.items():
-        op = max(bytes_op / terabytes, flops_op / teraflops) * 1e-6
+    for name, (teraflops, terabytes, cache) in GPUS.items():
+        again = tensor if 2 * tensor > cache * 1e6 else 0  # attention reads Q from the L2 cache where Q and K fit
+        op = max((bytes_op + again) / terabytes, flops_op / teraflops) * 1e-6
         full = max(bytes_full / terabytes, flops_full / teraflops) * 1e-6
         result[name] = {"axform": op, "full attention": full, "ratio": full / op}
     return result

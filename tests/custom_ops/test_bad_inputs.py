@@ -99,6 +99,7 @@ def test_element_types_without_a_kernel(library: Path, element: int) -> None:
         ({"bits": 4}, "attribute shape is required"),
         ({"bits": 4, "shape": [-1]}, "attribute shape holds -1"),
         ({"bits": 4, "shape": [1 << 40, 1 << 40]}, "2^48"),
+        ({"bits": 4, "shape": [1] * 9}, "attribute shape has 9 entries"),
     ],
 )
 def test_unpack_attributes(library: Path, attributes: dict[str, Any], message: str) -> None:

@@ -220,7 +220,7 @@ AttentionPlan plan_attention(Method method, const AttentionAttributes& a, const 
   return plan;
 }
 
-void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* scratch, const ParallelFor& parallel) {
+void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* scratch, ParallelFor parallel) {
   char* memory = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
   char* worker_memory = memory + plan.states * plan.state_bytes;
   const int64_t heads = call.shape.batch_heads();

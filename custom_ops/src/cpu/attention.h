@@ -1,9 +1,8 @@
 // The attention ops on the CPU, float32.
 #pragma once
 
-#include <functional>
-
 #include "../attention_shape.h"
+#include "function_ref.h"
 
 namespace axform::cpu {
 
@@ -36,8 +35,8 @@ struct AttentionPlan {
 AttentionPlan plan_attention(Method method, const AttentionAttributes& attributes, const AttentionShape& shape);
 
 // Calls its argument for every i in [0, total), on several threads if it can.
-using ParallelFor = std::function<void(size_t total, const std::function<void(size_t)>& body)>;
+using ParallelFor = FunctionRef<void(size_t total, FunctionRef<void(size_t)> body)>;
 
-void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* scratch, const ParallelFor& parallel);
+void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* scratch, ParallelFor parallel);
 
 }  // namespace axform::cpu

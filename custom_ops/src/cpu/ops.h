@@ -33,7 +33,7 @@ class CpuAttention : public AttentionKernel<Op, ort::ELEMENT_FLOAT> {
                              static_cast<const float*>(v.data),
                              static_cast<const uint8_t*>(mask.data),
                              y};
-    run_attention(call, plan, scratch.data(), [&](size_t total, const std::function<void(size_t)>& body) {
+    run_attention(call, plan, scratch.data(), [&](size_t total, FunctionRef<void(size_t)> body) {
       parallel_for(api, context, total, body);
     });
   }
