@@ -120,6 +120,13 @@ def test_lengths(emulator: ctypes.CDLL, element: str, queries: int, keys: int, k
     check(emulator, random_case(1, 2, 1, queries, keys, 32, value_size=16, masked=0.3), element, kept)
 
 
+@pytest.mark.parametrize("element", ["float32", "float16"])
+def test_a_large_device(emulator: ctypes.CDLL, element: str) -> None:
+    """Many small chunks in the first launch, many blocks a head in the second."""
+    case = random_case(8, 1, 2, 1900, 1900, 64, masked=0.1)
+    check(emulator, case, element, 48, limits=(90, 132, 232448))
+
+
 @pytest.mark.parametrize("selection", ["majority", "count"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [None, 0.4])

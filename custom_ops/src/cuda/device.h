@@ -113,6 +113,15 @@ AXFORM_DEVICE float high_half<BFloat16>(uint32_t x) {
   return __high2float(*reinterpret_cast<const __nv_bfloat162*>(&x));
 }
 
+// What no thread writes while the kernel runs; such reads may overtake writes.
+AXFORM_DEVICE uint8_t read_only(const uint8_t* x) { return __ldg(x); }
+AXFORM_DEVICE uint32_t read_only(const uint32_t* x) { return __ldg(x); }
+AXFORM_DEVICE int read_only(const int* x) { return __ldg(x); }
+AXFORM_DEVICE void read_only16(uint32_t (&r)[4], const void* x) {
+  const uint4 all = __ldg(static_cast<const uint4*>(x));
+  r[0] = all.x, r[1] = all.y, r[2] = all.z, r[3] = all.w;
+}
+
 // 16 bytes from global to shared memory, without a detour through registers from compute capability 8.0 on.
 AXFORM_DEVICE void copy16_async(void* shared, const void* global) {
 #if __CUDA_ARCH__ >= 800

@@ -85,7 +85,7 @@ void launch_sign_matching(const LaunchPlan& plan, Element element, void* scratch
   with_element(element, [&](auto zero) {
     using T = decltype(zero);
     if (p.select_all == 0) {
-      count_signs<T><<<dim3(p.chunks, p.batch * p.heads), kThreads, p.head_size * sizeof(int), on>>>(p);
+      count_signs<T><<<dim3(p.chunks, p.batch * p.heads), kThreads, (p.head_size + 1) * sizeof(int), on>>>(p);
       require(cudaGetLastError(), "the launch of count_signs");
     }
     launch_attention<T>(plan, p, on);

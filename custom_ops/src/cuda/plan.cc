@@ -57,10 +57,19 @@ Problem describe(const AttentionAttributes& a, const AttentionShape& s, Element 
   return p;
 }
 
-// Enough blocks a head to fill the device about twice, so that the selection they all repeat is spread over many rows.
-int blocks_for(const AttentionShape& s, int rows_per_block, const DeviceLimits& limits) {
-  const int wanted = divide_up(int64_t{2} * limits.multiprocessors, s.batch_heads());
-  return std::clamp(wanted, 1, divide_up(s.queries, rows_per_block));
+// Blocks a head, so that all blocks run at once and each does as many rounds of rows as the others: every one repeats
+// the selection, and one more than fits at a time would have the device wait for it alone.
+int blocks_for(const AttentionShape& s, int rows_per_block, int at_once) {
+  const int row_blocks = divide_up(s.queries, rows_per_block);
+  const int most = std::max<int>(1, at_once / static_cast<int>(s.batch_heads()));
+  return divide_up(row_blocks, divide_up(row_blocks, most));
+}
+
+// Rows of a chunk of the first launch: about four blocks for each multiprocessor, and whole steps of a block's threads.
+int chunk_rows(const AttentionShape& s, int sign_words, const DeviceLimits& limits) {
+  const int64_t step = int64_t{kThreads} / (4 * sign_words) * kRowsAhead;
+  const int64_t rows = std::max(s.queries, s.keys);
+  return static_cast<int>(round_up(std::max<int64_t>(1, divide_up(rows * s.batch_heads(), 4 * limits.multiprocessors)), step));
 }
 
 [[noreturn]] void too_large(const AttentionAttributes& a, int64_t needed, const DeviceLimits& limits) {
@@ -81,10 +90,11 @@ LaunchPlan plan_sign_matching(const AttentionAttributes& a, const AttentionShape
                                         ? limits.compute_capability >= 75
                                         : element == Element::kBFloat16 && limits.compute_capability >= 80);
   p.sign_words = divide_up(p.head_size, 32);
-  p.chunks = divide_up(std::max(p.queries, p.keys), kChunkRows);
+  p.chunk_rows = std::min(chunk_rows(s, p.sign_words, limits), std::max(p.queries, p.keys));
+  p.chunks = divide_up(std::max(p.queries, p.keys), p.chunk_rows);
   if (!p.select_all) {
     plan.signs_bytes = static_cast<size_t>(s.batch_heads()) * p.keys * p.sign_words * sizeof(uint32_t);
-    plan.votes_bytes = static_cast<size_t>(s.batch_heads()) * p.chunks * p.head_size * sizeof(int);
+    plan.votes_bytes = static_cast<size_t>(s.batch_heads()) * p.chunks * (p.head_size + 1) * sizeof(int);
   }
 
   const int64_t index_bytes = round_up(std::min<int64_t>(a.k, s.keys), 4) * 4;
@@ -112,7 +122,9 @@ LaunchPlan plan_sign_matching(const AttentionAttributes& a, const AttentionShape
   const int64_t needed = fixed + std::max(work, p.cache_ranks ? rank_bytes : 0);
   if (needed > limits.shared_bytes) too_large(a, needed, limits);
   plan.shared_bytes = static_cast<int>(needed);
-  plan.blocks = blocks_for(s, rows_per_block, limits);
+  const int by_registers = plan.tensor_cores && plan.padded > 64 ? 1 : 2;
+  const int by_memory = static_cast<int>(std::max<int64_t>(1, limits.shared_bytes / (needed + 1024)));
+  plan.blocks = blocks_for(s, rows_per_block, std::min(by_registers, by_memory) * limits.multiprocessors);
   return plan;
 }
 

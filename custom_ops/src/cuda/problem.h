@@ -7,10 +7,10 @@ namespace axform::cuda {
 
 constexpr int kThreads = 256;         // of every kernel but the float32 attention
 constexpr int kWarps = kThreads / 32;
-constexpr int kChunkRows = 256;       // rows whose signs one block of the first launch counts
 constexpr int kMaxHeadSize = 256;
 constexpr int kTileKeys = 32;         // keys that one step on the tensor cores works on
 constexpr int kBins = 256;
+constexpr int kRowsAhead = 4;         // rows that a thread of the first launch reads before it looks at them
 
 struct HeadStrides {
   int64_t batch, head, row;  // in elements
@@ -34,9 +34,11 @@ struct Problem {
 
   // Written by the first launch, read by the second.
   int chunks;
+  int chunk_rows;      // rows of a chunk, which one block of the first launch looks at
   int sign_words;      // 32-bit words of signs a key
   uint32_t* key_signs; // (batch * heads, keys, sign_words); bit i of word w: element 32 w + i is positive
-  int* votes;          // (batch * heads, chunks, head_size): positive elements among a chunk's valid queries
+  int* votes;          // (batch * heads, chunks, head_size + 1): positive elements among a chunk's valid queries,
+                       // and last how many of its keys are real
 
   int vectors;         // rows start at multiples of 16 bytes and head sizes are multiples of 8
   int cache_ranks;     // the ranks of all keys fit into shared memory
@@ -45,7 +47,7 @@ struct Problem {
 
 // Shared memory of the key selection.
 struct SelectShared {
-  int weights[kMaxHeadSize];           // "count": sum of the queries' signs, per element
+  int weights[kMaxHeadSize + 4];       // per element, sum of the queries' signs; and last how many keys are real
   uint32_t target[kMaxHeadSize / 32];  // "majority": sign of the queries' majority, per element
   int histogram[kBins];
   int warp_totals[kWarps];

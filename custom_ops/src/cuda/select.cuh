@@ -19,30 +19,58 @@ struct Cut {
   AXFORM_DEVICE bool takes(uint32_t r, int key) const { return r < rank || (r == rank && key <= position); }
 };
 
-// Rank of a key that is no padding, from its signs and what `prepare` left in shared memory.
-AXFORM_DEVICE uint32_t rank_of(const Problem& p, const SelectShared& shared, const uint32_t* signs, uint32_t base,
-                               int key) {
-  const uint32_t* words = signs + static_cast<int64_t>(key) * p.sign_words;
-  if (p.by_count == 0) {
+// What the rank of a key follows from, beside what `prepare` leaves in shared memory.
+struct Ranking {
+  const uint32_t* signs;  // of the head's keys
+  int sign_words, head_size;
+  bool by_count;
+  uint32_t base;  // a rank is base - score with selection "count"
+};
+
+// Rank of a key that is no padding.
+AXFORM_DEVICE uint32_t rank_of(const Ranking& ranking, const SelectShared& shared, int key) {
+  const uint32_t* words = ranking.signs + static_cast<int64_t>(key) * ranking.sign_words;
+  if (!ranking.by_count) {
     int distance = 1;
-    for (int word = 0; word < p.sign_words; ++word) distance += bit_count(words[word] ^ shared.target[word]);
+    for (int word = 0; word < ranking.sign_words; ++word) {
+      distance += bit_count(read_only(words + word) ^ shared.target[word]);
+    }
     return static_cast<uint32_t>(distance);
   }
   int score = 0;
-  for (int word = 0; word < p.sign_words; ++word) {
-    const uint32_t bits = words[word];
+  for (int word = 0; word < ranking.sign_words; ++word) {
+    const uint32_t bits = read_only(words + word);
     AXFORM_UNROLL_BY(8)
-    for (int i = 0; i < 32 && word * 32 + i < p.head_size; ++i) {
+    for (int i = 0; i < 32 && word * 32 + i < ranking.head_size; ++i) {
       if (bits >> i & 1) score += shared.weights[word * 32 + i];
     }
   }
-  return base - static_cast<uint32_t>(score);
+  return ranking.base - static_cast<uint32_t>(score);
 }
 
-// The same where ranks are not kept. A call, since it is used in many places.
-AXFORM_DEVICE_CALL uint32_t rank_again(const Problem& p, const SelectShared& shared, const uint32_t* signs,
-                                       uint32_t base, int key) {
-  return rank_of(p, shared, signs, base, key);
+// The same where ranks are not kept. A call, since it is used in many places; by value, which leaves the caller's in
+// registers.
+AXFORM_DEVICE_CALL uint32_t rank_again(Ranking ranking, const SelectShared& shared, int key) {
+  return rank_of(ranking, shared, key);
+}
+
+// Calls use(i, load(i)) for every i below `total`, one thread each. A thread loads for four before it uses the first, so
+// that it waits for memory once.
+template <int Threads, class Load, class Use>
+AXFORM_DEVICE void for_each_loaded(int total, Load load, Use use) {
+  constexpr int kAhead = 4;
+  for (int first = thread(); first < total; first += kAhead * Threads) {
+    decltype(load(0)) loaded[kAhead];
+    AXFORM_UNROLL
+    for (int j = 0; j < kAhead; ++j) {
+      const int i = first + j * Threads;
+      loaded[j] = load(i < total ? i : first);
+    }
+    AXFORM_UNROLL
+    for (int j = 0; j < kAhead; ++j) {
+      if (first + j * Threads < total) use(first + j * Threads, loaded[j]);
+    }
+  }
 }
 
 template <int Threads>
@@ -53,18 +81,17 @@ class KeySelector {
         shared_(shared),
         ranks_(ranks),
         mask_(p.key_mask == nullptr ? nullptr : p.key_mask + static_cast<int64_t>(batch_head / p.heads) * p.keys),
-        signs_(p.key_signs + static_cast<int64_t>(batch_head) * p.keys * p.sign_words),
-        votes_(p.votes + static_cast<int64_t>(batch_head) * p.chunks * p.head_size) {}
+        votes_(p.votes + static_cast<int64_t>(batch_head) * p.chunks * (p.head_size + 1)),
+        ranking_{p.key_signs + static_cast<int64_t>(batch_head) * p.keys * p.sign_words, p.sign_words, p.head_size,
+                 p.by_count != 0, 0} {}
 
-  AXFORM_DEVICE bool valid(int key) const { return mask_ == nullptr || mask_[key] != 0; }
+  AXFORM_DEVICE bool valid(int key) const { return mask_ == nullptr || read_only(mask_ + key) != 0; }
 
   AXFORM_DEVICE int select(int* index) {
-    const int valid_keys = mask_ == nullptr ? p_.keys : count(p_.keys, [&](int key) { return valid(key); });
     if (p_.select_all != 0) {
       return compact(index, [&](int key) { return valid(key); });
     }
-    const int valid_queries = p_.queries == p_.keys ? valid_keys : p_.queries;
-    prepare(valid_queries);
+    const int valid_keys = prepare();
     taken_ = {0, -1};
     if (p_.causal != 0) {
       const double share = static_cast<double>(p_.prefix);
@@ -81,28 +108,58 @@ class KeySelector {
   }
 
  private:
-  // Votes to weights or to the majority's signs; ranks into shared memory where they fit.
-  AXFORM_DEVICE void prepare(int valid_queries) {
-    for (int i = thread(); i < p_.head_size; i += Threads) {
-      int positive = 0;
-      for (int chunk = 0; chunk < p_.chunks; ++chunk) positive += votes_[chunk * p_.head_size + i];
-      shared_.weights[i] = 2 * positive - valid_queries;
-    }
+  // Votes to weights and to the majority's signs; ranks into shared memory where they fit. Returns how many keys are real.
+  AXFORM_DEVICE int prepare() {
+    const int entries = p_.head_size + 1;
+    for (int i = thread(); i < entries; i += Threads) shared_.weights[i] = 0;
+    sync_block();
+    for_each_loaded<Threads>(
+        p_.chunks * entries, [&](int i) { return read_only(votes_ + i); },
+        [&](int i, int votes) { add_atomic(shared_.weights + i % entries, votes); });
+    sync_block();
+    const int valid_keys = shared_.weights[p_.head_size];
+    const int valid_queries = p_.queries == p_.keys ? valid_keys : p_.queries;
+    for (int i = thread(); i < p_.head_size; i += Threads) shared_.weights[i] = 2 * shared_.weights[i] - valid_queries;
     sync_block();
     for (int word = warp(); word < p_.sign_words; word += Threads / 32) {
       const int i = word * 32 + lane();
       const uint32_t bits = ballot(i < p_.head_size && shared_.weights[i < p_.head_size ? i : 0] >= 0);
       if (lane() == 0) shared_.target[word] = bits;
     }
-    base_ = static_cast<uint32_t>(valid_queries) * static_cast<uint32_t>(p_.head_size) + 1u;
-    largest_ = p_.by_count != 0 ? 2u * base_ : static_cast<uint32_t>(p_.head_size) + 1u;
+    ranking_.base = static_cast<uint32_t>(valid_queries) * static_cast<uint32_t>(p_.head_size) + 1u;
+    largest_ = p_.by_count != 0 ? 2u * ranking_.base : static_cast<uint32_t>(p_.head_size) + 1u;
     sync_block();
     if (ranks_ != nullptr) {
-      for (int key = thread(); key < p_.keys; key += Threads) {
-        ranks_[key] = valid(key) ? rank_of(p_, shared_, signs_, base_, key) : kExcluded;
-      }
+      keep_ranks();
       sync_block();
     }
+    return valid_keys;
+  }
+
+  AXFORM_DEVICE void keep_ranks() {
+    if (p_.by_count != 0 || p_.sign_words > 2) {
+      for (int key = thread(); key < p_.keys; key += Threads) {
+        ranks_[key] = valid(key) ? rank_of(ranking_, shared_, key) : kExcluded;
+      }
+      return;
+    }
+    struct Signs {
+      uint32_t low, high;
+      int real;
+    };
+    const bool two = p_.sign_words == 2;
+    const uint32_t low = shared_.target[0];
+    const uint32_t high = two ? shared_.target[1] : 0u;
+    for_each_loaded<Threads>(
+        p_.keys,
+        [&](int key) {
+          const uint32_t* words = ranking_.signs + static_cast<int64_t>(key) * p_.sign_words;
+          return Signs{read_only(words), two ? read_only(words + 1) : 0u, mask_ == nullptr ? 1 : read_only(mask_ + key)};
+        },
+        [&](int key, Signs signs) {
+          const int distance = 1 + bit_count(signs.low ^ low) + bit_count(signs.high ^ high);
+          ranks_[key] = signs.real != 0 ? static_cast<uint32_t>(distance) : kExcluded;
+        });
   }
 
   AXFORM_DEVICE uint32_t rank(int key) const {
@@ -110,7 +167,7 @@ class KeySelector {
     if (ranks_ != nullptr) {
       r = ranks_[key];
     } else if (valid(key)) {
-      r = rank_again(p_, shared_, signs_, base_, key);
+      r = rank_again(ranking_, shared_, key);
     }
     return key < prefix_end_ && taken_.takes(r, key) ? 0 : r;
   }
@@ -184,14 +241,6 @@ class KeySelector {
     return total;
   }
 
-  template <class Predicate>
-  AXFORM_DEVICE int count(int end, Predicate predicate) {
-    count_ranges(end, predicate);
-    const int total = total_before(Threads / 32);
-    sync_block();
-    return total;
-  }
-
   // Position of the `wanted`-th key that fulfils the predicate; -1 if wanted is 0.
   template <class Predicate>
   AXFORM_DEVICE int position_of(int end, int wanted, Predicate predicate) {
@@ -229,13 +278,13 @@ class KeySelector {
     return total;
   }
 
-  const Problem& p_;
+  const Problem p_;  // a copy, which is read once and then in registers
   SelectShared& shared_;
   uint32_t* ranks_;
   const uint8_t* mask_;
-  const uint32_t* signs_;
   const int* votes_;
-  uint32_t base_ = 0, largest_ = 0;
+  Ranking ranking_;
+  uint32_t largest_ = 0;
   Cut taken_ = {0, -1};
   int prefix_end_ = 0;
 };

@@ -269,11 +269,22 @@ float high_half(uint32_t x) {
   return to_float(T{static_cast<uint16_t>(x >> 16)});
 }
 
+inline uint8_t read_only(const uint8_t* x) { return *x; }
+inline uint32_t read_only(const uint32_t* x) { return *x; }
+inline int read_only(const int* x) { return *x; }
+inline void require_alignment(const void* x) {
+  if (reinterpret_cast<uintptr_t>(x) % 16 == 0) return;
+  std::fprintf(stderr, "emulator: an access to 16 bytes is not aligned\n");
+  std::abort();
+}
+inline void read_only16(uint32_t (&r)[4], const void* x) {
+  require_alignment(x);
+  std::memcpy(r, x, 16);
+}
+
 inline void copy16_async(void* shared, const void* global) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0) {
-    std::fprintf(stderr, "emulator: a 16-byte copy is not aligned\n");
-    std::abort();
-  }
+  require_alignment(shared);
+  require_alignment(global);
   emulator::block().fibers[thread()].copies.emplace_back(shared, global);
 }
 inline void wait_for_copies() {

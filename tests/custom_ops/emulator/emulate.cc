@@ -36,8 +36,8 @@ void sign_matching(const LaunchPlan& plan) {
   p.key_signs = signs.data();
   p.votes = votes.data();
   if (!p.select_all) {
-    emulator::launch(count_signs<T>, p.chunks, p.batch * p.heads, kThreads, p.head_size * static_cast<int>(sizeof(int)),
-                     p);
+    emulator::launch(count_signs<T>, p.chunks, p.batch * p.heads, kThreads,
+                     (p.head_size + 1) * static_cast<int>(sizeof(int)), p);
   }
   attention<T>(plan, p);
 }
