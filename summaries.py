@@ -122,9 +122,9 @@ def bench_tables(report: LatencyReport) -> list[Table]:
 
 def ops_table(info: BuildInfo, path: str) -> Table:
     """What is built into the op library and what of it runs on this machine."""
-    cuda = (
-        f"CUDA {info['cuda_version']}: sm_" + ", sm_".join(info["cuda_architectures"]) if info["cuda_version"] else "no"
-    )
+    cuda = "none, since nvcc was not found when axform was installed"
+    if info["cuda_version"]:
+        cuda = f"CUDA {info['cuda_version']}: sm_" + ", sm_".join(info["cuda_architectures"])
     rows = (
         ("operators", "SignMatchingAttention, HardAttention, UnpackBits"),
         ("CPU kernels", ", ".join(info["cpu_instruction_sets"])),
