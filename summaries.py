@@ -122,7 +122,7 @@ def bench_tables(report: LatencyReport) -> list[Table]:
 
 def ops_table(info: BuildInfo, path: str) -> Table:
     """What is built into the op library and what of it runs on this machine."""
-    cuda = "none, since nvcc was not found when axform was installed"
+    cuda = "none (no nvcc when axform was installed, or AXFORM_CUDA=OFF)"
     if info["cuda_version"]:
         cuda = f"CUDA {info['cuda_version']}: sm_" + ", sm_".join(info["cuda_architectures"])
     rows = (
