@@ -31,6 +31,18 @@ _SIGN_VECTOR: dict[Selection, str] = {
 """What each key's sign vector is compared with, (batch, heads, 1, head size): the queries' majority sign (AxFormer v1,
 Algorithm 4), or the sum of their signs, whose product with a key counts the agreements over all queries."""
 
+_SCALE = """
+    scale_given = Constant <value_float: float = @scale> ()
+    head_size = Shape <start = 3, end = 4> (K)
+    head_size_float = Cast <to = 1> (head_size)
+    head_size_root = Sqrt (head_size_float)
+    scale_default = Reciprocal (head_size_root)
+    scale_is_absent = Equal (scale_given, zero)
+    scale_chosen = Where (scale_is_absent, scale_default, scale_given)
+    scale_like = CastLike (scale_chosen, Q)
+"""
+"""The attribute ``scale``, or without it 1 / sqrt(head size)."""
+
 _SIGN_MATCHING = """
 <opset_import: ["" : {opset}], domain: "{domain}">
 SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
@@ -89,13 +101,7 @@ SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
     mask_values = Unsqueeze (mask_chosen, axis_features)
     values_masked = Where (mask_values, values, zero_like)
 
-    scale_given = Constant <value_float: float = @scale> ()
-    head_size_float = Cast <to = 1> (key_head_size)
-    head_size_root = Sqrt (head_size_float)
-    scale_default = Reciprocal (head_size_root)
-    scale_is_absent = Equal (scale_given, zero)
-    scale_chosen = Where (scale_is_absent, scale_default, scale_given)
-    scale_like = CastLike (scale_chosen, Q)
+    {scale}
     minus_infinity = Constant <value_float: float = -inf> ()
     excluded = CastLike (minus_infinity, Q)
     keys_transposed = Transpose <perm = [0, 1, 3, 2]> (keys)
@@ -118,14 +124,7 @@ HardAttention <k> (Q, K, V, key_mask) => (Y) {{
     zero_like = CastLike (zero, Q)
     excluded = CastLike (minus_infinity, Q)
 
-    scale_given = Constant <value_float: float = @scale> ()
-    head_size = Shape <start = 3, end = 4> (K)
-    head_size_float = Cast <to = 1> (head_size)
-    head_size_root = Sqrt (head_size_float)
-    scale_default = Reciprocal (head_size_root)
-    scale_is_absent = Equal (scale_given, zero)
-    scale_chosen = Where (scale_is_absent, scale_default, scale_given)
-    scale_like = CastLike (scale_chosen, Q)
+    {scale}
 
     mask_row = Unsqueeze (key_mask, mask_axes)
     keys_transposed = Transpose <perm = [0, 1, 3, 2]> (K)
@@ -218,7 +217,7 @@ def sign_matching_function(selection: Selection) -> onnx.FunctionProto:
     Q, K and V are (batch, heads, sequence, head size), key_mask is boolean (batch, sequence). A float operator
     attribute cannot switch a graph, so ``selection`` is settled when the function is made; a file has one.
     """
-    function = _parse(_SIGN_MATCHING, sign_vector=_SIGN_VECTOR[selection])
+    function = _parse(_SIGN_MATCHING, scale=_SCALE, sign_vector=_SIGN_VECTOR[selection])
     _add_defaults(function, scale=0.0, selection=selection, is_causal=0, prefix=0.25, num_heads=0)
     return function
 
@@ -229,7 +228,7 @@ def hard_attention_function() -> onnx.FunctionProto:
     Shapes as in `sign_matching_function`. Of each query's probabilities the k largest stay as they are, without
     renormalising; of equal ones those of the lower positions.
     """
-    function = _parse(_HARD_ATTENTION)
+    function = _parse(_HARD_ATTENTION, scale=_SCALE)
     _add_defaults(function, scale=0.0, is_causal=0, num_heads=0)
     return function
 
