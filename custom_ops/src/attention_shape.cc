@@ -134,7 +134,6 @@ AttentionShape attention_shape(const AttentionAttributes& a, const Tensor& q, co
       (key_mask.dims.size() != 2 || key_mask.dims[0] != s.batch || key_mask.dims[1] != s.keys)) {
     fail(a, "key_mask has shape " + show(key_mask.dims) + "; it must be (batch, keys) = " + show({s.batch, s.keys}));
   }
-  s.has_mask = key_mask.present();
   s.scale = a.scale != 0.0f ? a.scale : 1.0f / std::sqrt(static_cast<float>(s.head_size));
   s.q = strides_of(packed, s.heads, s.queries, s.head_size);
   s.k = strides_of(packed, s.heads, s.keys, s.head_size);

@@ -31,7 +31,6 @@ struct AttentionShape {
   int64_t batch, heads, queries, keys, head_size, value_size;
   Strides q, k, v, y;
   Dims output;  // dims of the result
-  bool has_mask;
   float scale;  // the default filled in
 
   int64_t batch_heads() const { return batch * heads; }

@@ -102,8 +102,7 @@ struct OrtApi {
   void* slots_245_252[8];
   AXFORM_ORT_FN(KernelContext_GetAllocator, const OrtKernelContext* context, const OrtMemoryInfo* memory,
                 OrtAllocator** out);  // 253
-  void* slots_254_266[13];
-  AXFORM_ORT_FN(ShapeInferContext_GetInputCount, const OrtShapeInferContext* context, size_t* out);  // 267
+  void* slots_254_267[14];
   AXFORM_ORT_FN(ShapeInferContext_GetInputTypeShape, const OrtShapeInferContext* context, size_t index,
                 OrtTensorTypeAndShapeInfo** out);  // 268
   AXFORM_ORT_FN(ShapeInferContext_GetAttribute, const OrtShapeInferContext* context, const char* name,
@@ -168,7 +167,7 @@ AXFORM_ORT_SLOT(KernelContext_GetGPUComputeStream, 193);
 AXFORM_ORT_SLOT(GetTensorMemoryInfo, 194);
 AXFORM_ORT_SLOT(KernelInfo_GetNodeName, 244);
 AXFORM_ORT_SLOT(KernelContext_GetAllocator, 253);
-AXFORM_ORT_SLOT(ShapeInferContext_GetInputCount, 267);
+AXFORM_ORT_SLOT(ShapeInferContext_GetInputTypeShape, 268);
 AXFORM_ORT_SLOT(ReadOpAttr, 272);
 AXFORM_ORT_SLOT(KernelContext_ParallelFor, 274);
 #undef AXFORM_ORT_SLOT

@@ -36,7 +36,6 @@ SAME_SLOT(KernelContext_GetGPUComputeStream);
 SAME_SLOT(GetTensorMemoryInfo);
 SAME_SLOT(KernelInfo_GetNodeName);
 SAME_SLOT(KernelContext_GetAllocator);
-SAME_SLOT(ShapeInferContext_GetInputCount);
 SAME_SLOT(ShapeInferContext_GetInputTypeShape);
 SAME_SLOT(ShapeInferContext_GetAttribute);
 SAME_SLOT(ShapeInferContext_SetOutputTypeShape);

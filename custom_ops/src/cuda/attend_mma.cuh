@@ -11,17 +11,6 @@
 
 namespace axform::cuda {
 
-// Elements between rows of a tile: 16 bytes of padding keep ldmatrix free of bank conflicts.
-template <int Padded>
-constexpr int tile_stride() {
-  return Padded + 8;
-}
-
-template <class T, int Padded>
-constexpr int tile_elements() {
-  return 2 * kTileKeys * tile_stride<Padded>();
-}
-
 // Rows of the selected keys from `first` on, one tile of them, to shared memory; zeros where there is no key or element.
 template <class T, int Padded>
 AXFORM_DEVICE void gather_rows(T* shared, const T* rows, int64_t row_stride, int size, const int* index, int first,
@@ -31,7 +20,7 @@ AXFORM_DEVICE void gather_rows(T* shared, const T* rows, int64_t row_stride, int
   for (int i = thread(); i < kTileKeys * kPieces; i += kThreads) {
     const int key = i / kPieces;
     const int element = i % kPieces * 8;
-    T* target = shared + key * tile_stride<Padded>() + element;
+    T* target = shared + key * tile_stride(Padded) + element;
     if (first + key < selected && element < size) {
       copy16_async(target, rows + index[first + key] * row_stride + element);
     } else {
@@ -114,7 +103,7 @@ struct RowBlock {
   // One tile of keys: online softmax (arXiv 1805.02867).
   AXFORM_DEVICE void add_tile(const Problem& p, const T* q, int row, const T* keys, const T* values, int first,
                               int selected) {
-    constexpr int kStride = tile_stride<Padded>();
+    constexpr int kStride = tile_stride(Padded);
     const int matrix = lane() / 8;
     const int matrix_row = lane() % 8;
     float scores[kTile / 8][4];
@@ -233,7 +222,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(kThreads, Padded <= 64 ? 2 : 1) a
   const T* k = static_cast<const T*>(p.k) + b * p.k_strides.batch + h * p.k_strides.head;
   const T* v = static_cast<const T*>(p.v) + b * p.v_strides.batch + h * p.v_strides.head;
   T* y = static_cast<T*>(p.y) + b * p.y_strides.batch + h * p.y_strides.head;
-  constexpr int kElements = tile_elements<T, Padded>();
+  constexpr int kElements = tile_elements(Padded);
   constexpr int kHalf = kElements / 2;
   const bool resident = selected <= p.resident_tiles * kTileKeys;
 

@@ -11,37 +11,28 @@
 namespace axform::cuda {
 
 // Padded: head sizes rounded up to 64, 128 or 256.
-template <int Padded>
-struct SimtShape {
-  static constexpr int kThreadCount = 128;
-  static constexpr int kWarpCount = kThreadCount / 32;
-  static constexpr int kRows = Padded <= 128 ? 8 : 4;  // of a warp
-  static constexpr int kKeys = Padded <= 64 ? 64 : 32;  // of a tile
-  static constexpr int kKeysPerLane = kKeys / 32;
-  static constexpr int kColumnsPerLane = Padded / 32;
-  static constexpr int kKeyStride = Padded + 1;  // lanes read one column of different keys
-  static constexpr int kFloats = kKeys * kKeyStride + kKeys * Padded + kWarpCount * kRows * (Padded + kKeys) + 4;
-};
-
 template <class T, int Padded>
-AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 2) attend_simt(AXFORM_ARGUMENT(Problem) p) {
-  using Shape = SimtShape<Padded>;
-  constexpr int kRows = Shape::kRows;
-  constexpr int kKeys = Shape::kKeys;
+AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape::kThreadCount, 2) attend_simt(AXFORM_ARGUMENT(Problem) p) {
+  constexpr SimtShape kShape(Padded);
+  constexpr int kRows = kShape.rows;
+  constexpr int kKeys = kShape.keys;
+  constexpr int kKeyStride = kShape.key_stride;
+  constexpr int kKeysPerLane = kKeys / 32;
+  constexpr int kColumnsPerLane = Padded / 32;
   AXFORM_SHARED_MEMORY(memory);
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   int* index = reinterpret_cast<int*>(memory + sizeof(SelectShared));
   const int index_entries = (p.select_all != 0 ? p.keys : p.kept) + 3;
   float* rest = reinterpret_cast<float*>(index + index_entries / 4 * 4);
   float* queries = rest + warp() * kRows * Padded;  // [element][row]
-  float* weights = rest + Shape::kWarpCount * kRows * Padded + warp() * kRows * kKeys;  // [key][row]
-  float* values = rest + Shape::kWarpCount * kRows * (Padded + kKeys);                   // [key][column]
+  float* weights = rest + SimtShape::kWarpCount * kRows * Padded + warp() * kRows * kKeys;  // [key][row]
+  float* values = rest + SimtShape::kWarpCount * kRows * (Padded + kKeys);                   // [key][column]
   float* keys = values + kKeys * Padded;                                                 // [key][element]
 
   const int batch_head = block_y();
   const int b = batch_head / p.heads;
   const int h = batch_head % p.heads;
-  const int selected = select_keys<Shape::kThreadCount>(
+  const int selected = select_keys<SimtShape::kThreadCount>(
       p, shared, p.cache_ranks != 0 ? reinterpret_cast<uint32_t*>(rest) : nullptr, index);
 
   const T* q = static_cast<const T*>(p.q) + b * p.q_strides.batch + h * p.q_strides.head;
@@ -51,12 +42,12 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
   const int tile_count = (selected + kKeys - 1) / kKeys;
 
   auto gather = [&](int tile) {
-    for (int i = thread(); i < kKeys * Padded; i += Shape::kThreadCount) {
+    for (int i = thread(); i < kKeys * Padded; i += SimtShape::kThreadCount) {
       const int key = i / Padded;
       const int c = i % Padded;
       const bool exists = tile * kKeys + key < selected;
       const int64_t row = exists ? index[tile * kKeys + key] : 0;
-      keys[key * Shape::kKeyStride + c] = exists && c < p.head_size ? to_float(k[row * p.k_strides.row + c]) : 0.0f;
+      keys[key * kKeyStride + c] = exists && c < p.head_size ? to_float(k[row * p.k_strides.row + c]) : 0.0f;
       values[key * Padded + c] = exists && c < p.value_size ? to_float(v[row * p.v_strides.row + c]) : 0.0f;
     }
   };
@@ -65,7 +56,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
     sync_block();
   }
 
-  constexpr int kBlockRows = kRows * Shape::kWarpCount;
+  constexpr int kBlockRows = kRows * SimtShape::kWarpCount;
   for (int block_row = block_x() * kBlockRows; block_row < p.queries; block_row += grid_x() * kBlockRows) {
     const int first = block_row + warp() * kRows;
     sync_warp();
@@ -80,7 +71,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
     if (p.causal != 0 && lane() < kRows) seen = causal_row(p, b, first + lane(), index, selected);
     const unsigned own_rows = ballot(seen.own);
 
-    float output[kRows][Shape::kColumnsPerLane];
+    float output[kRows][kColumnsPerLane];
     float largest[kRows], sum[kRows];
     AXFORM_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -96,7 +87,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
       largest[r] = own ? score * p.scale_log2 : -INFINITY;
       sum[r] = own ? 1.0f : 0.0f;
       AXFORM_UNROLL
-      for (int j = 0; j < Shape::kColumnsPerLane; ++j) {
+      for (int j = 0; j < kColumnsPerLane; ++j) {
         const int c = lane() + 32 * j;
         output[r][j] = own && c < p.value_size ? to_float(v[row * p.v_strides.row + c]) : 0.0f;
       }
@@ -108,9 +99,9 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         gather(tile);
         sync_block();
       }
-      float scores[Shape::kKeysPerLane][kRows];
+      float scores[kKeysPerLane][kRows];
       AXFORM_UNROLL
-      for (int j = 0; j < Shape::kKeysPerLane; ++j) {
+      for (int j = 0; j < kKeysPerLane; ++j) {
         AXFORM_UNROLL
         for (int r = 0; r < kRows; ++r) scores[j][r] = 0.0f;
       }
@@ -120,8 +111,8 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         AXFORM_UNROLL
         for (int r = 0; r < kRows; ++r) x[r] = queries[c * kRows + r];
         AXFORM_UNROLL
-        for (int j = 0; j < Shape::kKeysPerLane; ++j) {
-          const float key = keys[(lane() + 32 * j) * Shape::kKeyStride + c];
+        for (int j = 0; j < kKeysPerLane; ++j) {
+          const float key = keys[(lane() + 32 * j) * kKeyStride + c];
           AXFORM_UNROLL
           for (int r = 0; r < kRows; ++r) scores[j][r] += x[r] * key;
         }
@@ -131,7 +122,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         const int limit = p.causal != 0 ? shuffle_from(seen.limit, r) : selected;
         float tile_largest = -INFINITY;
         AXFORM_UNROLL
-        for (int j = 0; j < Shape::kKeysPerLane; ++j) {
+        for (int j = 0; j < kKeysPerLane; ++j) {
           const int key = tile * kKeys + lane() + 32 * j;
           scores[j][r] = key < limit ? scores[j][r] * p.scale_log2 : -INFINITY;
           tile_largest = fmaxf(tile_largest, scores[j][r]);
@@ -143,7 +134,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         largest[r] = larger;
         float tile_sum = 0.0f;
         AXFORM_UNROLL
-        for (int j = 0; j < Shape::kKeysPerLane; ++j) {
+        for (int j = 0; j < kKeysPerLane; ++j) {
           const float weight = exp2_fast(scores[j][r] - base);
           weights[(lane() + 32 * j) * kRows + r] = weight;
           tile_sum += weight;
@@ -151,7 +142,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         for (int by = 16; by > 0; by /= 2) tile_sum += shuffle_xor(tile_sum, by);
         sum[r] = sum[r] * factor + tile_sum;
         AXFORM_UNROLL
-        for (int j = 0; j < Shape::kColumnsPerLane; ++j) output[r][j] *= factor;
+        for (int j = 0; j < kColumnsPerLane; ++j) output[r][j] *= factor;
       }
       sync_warp();
       const int end = selected - tile * kKeys < kKeys ? selected - tile * kKeys : kKeys;
@@ -161,7 +152,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
         AXFORM_UNROLL
         for (int r = 0; r < kRows; ++r) x[r] = weights[key * kRows + r];
         AXFORM_UNROLL
-        for (int j = 0; j < Shape::kColumnsPerLane; ++j) {
+        for (int j = 0; j < kColumnsPerLane; ++j) {
           const float value = values[key * Padded + lane() + 32 * j];
           AXFORM_UNROLL
           for (int r = 0; r < kRows; ++r) output[r][j] += x[r] * value;
@@ -174,7 +165,7 @@ AXFORM_KERNEL void AXFORM_LAUNCH_BOUNDS_BLOCKS(SimtShape<Padded>::kThreadCount, 
     for (int r = 0; r < kRows; ++r) {
       const float factor = sum[r] == 0.0f ? 0.0f : 1.0f / sum[r];
       AXFORM_UNROLL
-      for (int j = 0; j < Shape::kColumnsPerLane; ++j) {
+      for (int j = 0; j < kColumnsPerLane; ++j) {
         const int c = lane() + 32 * j;
         if (first + r < p.queries && c < p.value_size) {
           y[(first + r) * p.y_strides.row + c] = from_float<T>(output[r][j] * factor);

@@ -37,7 +37,6 @@ AXFORM_DEVICE int warp() { return static_cast<int>(threadIdx.x) / 32; }
 AXFORM_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
 AXFORM_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
 AXFORM_DEVICE int grid_x() { return static_cast<int>(gridDim.x); }
-AXFORM_DEVICE int grid_y() { return static_cast<int>(gridDim.y); }
 AXFORM_DEVICE void sync_block() { __syncthreads(); }
 AXFORM_DEVICE void sync_warp() { __syncwarp(); }
 AXFORM_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(kFullWarp, predicate); }

@@ -1,14 +1,14 @@
 // C entry to the CUDA kernels on raw device pointers, for tests that compare them with other implementations.
-#include <cstring>
 #include <exception>
 #include <string>
 
 #include "../export.h"
 #include "launch.h"
+#include "raw_call.h"
 
 // Runs sign matching on the current device. element: 0 float32, 1 float16, 2 bfloat16; tensors are (batch, heads, rows,
-// size); key_mask may be null; scratch is device memory. Returns null, or an error message
-// that stays valid until the thread's next call.
+// size), sizes: batch, heads, queries, keys, head size, value size; key_mask may be null; scratch is device memory.
+// Returns null, or an error message that stays valid until the thread's next call.
 extern "C" AXFORM_EXPORT const char* axform_cuda_sign_matching(int element, const void* q, const void* k,
                                                                const void* v, const uint8_t* key_mask, void* y,
                                                                const int64_t* sizes, int64_t kept, float scale,
@@ -17,29 +17,14 @@ extern "C" AXFORM_EXPORT const char* axform_cuda_sign_matching(int element, cons
   using namespace axform;
   thread_local std::string message;
   try {
-    AttentionAttributes a{};
-    a.place = "axform_cuda_sign_matching";
-    a.k = kept;
-    a.scale = scale;
-    a.causal = causal != 0;
-    a.selection = by_count != 0 ? Selection::kCount : Selection::kMajority;
-    a.prefix = prefix;
-    // sizes: batch, heads, queries, keys, head size, value size
-    Tensor tq, tk, tv, mask;
-    const auto* some = reinterpret_cast<const ort::OrtValue*>(sizes);
-    tq.value = tk.value = tv.value = some;
-    tq.dims = {sizes[0], sizes[1], sizes[2], sizes[4]};
-    tk.dims = {sizes[0], sizes[1], sizes[3], sizes[4]};
-    tv.dims = {sizes[0], sizes[1], sizes[3], sizes[5]};
-    mask.value = key_mask != nullptr ? some : nullptr;
-    mask.dims = {sizes[0], sizes[3]};
-    const AttentionShape shape = attention_shape(a, tq, tk, tv, mask);
-    if (shape.empty()) return nullptr;
+    const cuda::RawCall call("axform_cuda_sign_matching", sizes, false, key_mask != nullptr, kept, scale, causal != 0,
+                             by_count != 0, prefix);
+    if (call.shape.empty()) return nullptr;
     const auto type = static_cast<cuda::Element>(element);
     const cuda::LaunchPlan plan =
-        cuda::plan_sign_matching(a, shape, type, {q, k, v, key_mask, y}, cuda::device_limits());
-    if (plan.signs_bytes + plan.votes_bytes > scratch_bytes) {
-      throw OpError{"needs " + std::to_string(plan.signs_bytes + plan.votes_bytes) + " bytes of scratch memory"};
+        cuda::plan_sign_matching(call.attributes, call.shape, type, {q, k, v, key_mask, y}, cuda::device_limits());
+    if (plan.scratch_bytes() > scratch_bytes) {
+      throw OpError{"needs " + std::to_string(plan.scratch_bytes()) + " bytes of scratch memory"};
     }
     cuda::launch_sign_matching(plan, type, scratch, stream);
     return nullptr;

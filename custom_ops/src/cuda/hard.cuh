@@ -7,11 +7,7 @@
 
 namespace axform::cuda {
 
-constexpr int kHardWarps = 4;
 constexpr int kHardThreads = kHardWarps * 32;
-
-// Shared memory of a warp: the scores of all keys, a histogram, and the query row.
-AXFORM_DEVICE int hard_warp_floats(int keys) { return (keys + 3) / 4 * 4 + kBins + kMaxHeadSize; }
 
 // The bits of a probability, which order like the probability: it is not negative.
 AXFORM_DEVICE uint32_t bits_of(float x) {

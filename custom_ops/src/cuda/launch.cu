@@ -4,10 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "attend_mma.cuh"
-#include "attend_simt.cuh"
-#include "hard.cuh"
-#include "statistics.cuh"
+#include "launches.cuh"
 #include "unpack.cuh"
 
 namespace axform::cuda {
@@ -26,32 +23,12 @@ void allow_shared_memory(Kernel kernel, int bytes) {
   require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
 }
 
-template <class T>
-void launch_attention(const LaunchPlan& plan, const Problem& p, cudaStream_t stream) {
-  const dim3 grid(plan.blocks, p.batch * p.heads);
-  auto run = [&](auto kernel) {
-    allow_shared_memory(kernel, plan.shared_bytes);
-    kernel<<<grid, plan.threads, plan.shared_bytes, stream>>>(p);
+auto launcher(void* stream) {
+  return [stream](const char* what, auto kernel, int blocks, int threads, int shared_bytes, const Problem& p) {
+    allow_shared_memory(kernel, shared_bytes);
+    kernel<<<dim3(blocks, p.batch * p.heads), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(p);
+    require(cudaGetLastError(), what);
   };
-  if constexpr (sizeof(T) == 2) {
-    if (plan.tensor_cores) {
-      if (plan.padded == 64) return run(p.causal ? attend_mma<T, 64, true> : attend_mma<T, 64, false>);
-      if (plan.padded == 128) return run(p.causal ? attend_mma<T, 128, true> : attend_mma<T, 128, false>);
-      return run(p.causal ? attend_mma<T, 256, true> : attend_mma<T, 256, false>);
-    }
-  }
-  if (plan.padded == 64) return run(attend_simt<T, 64>);
-  if (plan.padded == 128) return run(attend_simt<T, 128>);
-  return run(attend_simt<T, 256>);
-}
-
-template <class Body>
-void with_element(Element element, Body body) {
-  switch (element) {
-    case Element::kFloat32: return body(float{});
-    case Element::kFloat16: return body(Half{});
-    case Element::kBFloat16: return body(BFloat16{});
-  }
 }
 
 }  // namespace
@@ -78,29 +55,11 @@ DeviceLimits device_limits() {
 }
 
 void launch_sign_matching(const LaunchPlan& plan, Element element, void* scratch, void* stream) {
-  Problem p = plan.problem;
-  const cudaStream_t on = static_cast<cudaStream_t>(stream);
-  p.key_signs = static_cast<uint32_t*>(scratch);
-  p.votes = reinterpret_cast<int*>(static_cast<char*>(scratch) + plan.signs_bytes);
-  with_element(element, [&](auto zero) {
-    using T = decltype(zero);
-    if (p.select_all == 0) {
-      count_signs<T><<<dim3(p.chunks, p.batch * p.heads), kThreads, (p.head_size + 1) * sizeof(int), on>>>(p);
-      require(cudaGetLastError(), "the launch of count_signs");
-    }
-    launch_attention<T>(plan, p, on);
-  });
-  require(cudaGetLastError(), "the launch of the attention kernel");
+  sign_matching_launches(plan, element, scratch, launcher(stream));
 }
 
 void launch_hard_attention(const LaunchPlan& plan, Element element, void* stream) {
-  with_element(element, [&](auto zero) {
-    using T = decltype(zero);
-    allow_shared_memory(attend_hard<T>, plan.shared_bytes);
-    attend_hard<T><<<dim3(plan.blocks, plan.problem.batch * plan.problem.heads), plan.threads, plan.shared_bytes,
-                     static_cast<cudaStream_t>(stream)>>>(plan.problem);
-  });
-  require(cudaGetLastError(), "the launch of attend_hard");
+  hard_attention_launches(plan, element, launcher(stream));
 }
 
 void launch_unpack_bits(const uint8_t* packed, int64_t bytes, int bits, int64_t count, int8_t* codes, void* stream) {

@@ -37,7 +37,7 @@ class CudaAttention : public AttentionKernel<Op, kType> {
     const TensorPointers tensors{q.data, k.data, v.data, static_cast<const uint8_t*>(mask.data), y};
     if constexpr (Op::kSelects) {
       const LaunchPlan plan = plan_sign_matching(this->attributes_, shape, kElement, tensors, device_limits());
-      const Scratch scratch(api, context, q, plan.signs_bytes + plan.votes_bytes);
+      const Scratch scratch(api, context, q, plan.scratch_bytes());
       launch_sign_matching(plan, kElement, scratch.data(), stream_of(api, context));
     } else {
       const LaunchPlan plan = plan_hard_attention(this->attributes_, shape, kElement, tensors, device_limits());

@@ -7,7 +7,6 @@ namespace axform::cuda {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr int kHardWarpsPerBlock = 4;
 
 int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
@@ -104,18 +103,16 @@ LaunchPlan plan_sign_matching(const AttentionAttributes& a, const AttentionShape
   if (plan.tensor_cores) {
     plan.threads = kThreads;
     rows_per_block = 16 * kWarps;
-    const int64_t tile = int64_t{2} * kTileKeys * (plan.padded + 8) * 2;
+    const int64_t tile = int64_t{2} * tile_elements(plan.padded);  // two bytes each
     const int64_t tiles = divide_up(std::min<int64_t>(a.k, s.keys), kTileKeys);
     const int64_t budget = std::min(limits.shared_bytes, 112 * 1024) - fixed;  // two blocks a multiprocessor on 9.0
     p.resident_tiles = static_cast<int>(std::clamp<int64_t>(budget / tile, 1, std::max<int64_t>(tiles, 1)));
     work = p.resident_tiles * tile;
   } else {
-    const int warps = 4;
-    const int rows = plan.padded == 256 ? 4 : 8;
-    const int keys = plan.padded == 64 ? 64 : 32;
-    plan.threads = warps * 32;
-    rows_per_block = rows * warps;
-    work = (int64_t{keys} * (plan.padded + 1) + keys * plan.padded + warps * rows * (plan.padded + keys) + 4) * 4;
+    const SimtShape shape(plan.padded);
+    plan.threads = SimtShape::kThreadCount;
+    rows_per_block = shape.rows * SimtShape::kWarpCount;
+    work = int64_t{4} * shape.floats;
   }
   const int64_t rank_bytes = p.select_all ? 0 : int64_t{4} * p.keys;
   p.cache_ranks = rank_bytes > 0 && fixed + rank_bytes <= std::min(limits.shared_bytes, 64 * 1024 + static_cast<int>(fixed));
@@ -132,11 +129,11 @@ LaunchPlan plan_hard_attention(const AttentionAttributes& a, const AttentionShap
                                const TensorPointers& tensors, const DeviceLimits& limits) {
   LaunchPlan plan{};
   plan.problem = describe(a, s, element, tensors);
-  const int64_t needed = int64_t{kHardWarpsPerBlock} * (round_up(s.keys, 4) + kBins + kMaxHeadSize) * 4;
+  const int64_t needed = int64_t{4} * kHardWarps * hard_warp_floats(s.keys);
   if (needed > limits.shared_bytes) too_large(a, needed, limits);
-  plan.threads = kHardWarpsPerBlock * 32;
+  plan.threads = kHardWarps * 32;
   plan.shared_bytes = static_cast<int>(needed);
-  plan.blocks = std::min(divide_up(s.queries, kHardWarpsPerBlock),
+  plan.blocks = std::min(divide_up(s.queries, kHardWarps),
                          std::max(1, divide_up(int64_t{16} * limits.multiprocessors, s.batch_heads())));
   return plan;
 }

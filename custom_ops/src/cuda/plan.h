@@ -23,6 +23,8 @@ struct LaunchPlan {
   int threads, blocks;     // of the second launch, per head
   int shared_bytes;        // of the second launch
   size_t signs_bytes, votes_bytes;  // scratch; none for plain attention
+
+  size_t scratch_bytes() const { return signs_bytes + votes_bytes; }
 };
 
 struct TensorPointers {

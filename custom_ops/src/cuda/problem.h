@@ -45,6 +45,32 @@ struct Problem {
   int resident_tiles;  // key tiles that stay in shared memory
 };
 
+// Elements between rows of a tile on the tensor cores, for head sizes padded to 64, 128 or 256: 16 bytes of padding keep
+// ldmatrix free of bank conflicts.
+constexpr int tile_stride(int padded) { return padded + 8; }
+// Elements of a tile: its keys and its values.
+constexpr int tile_elements(int padded) { return 2 * kTileKeys * tile_stride(padded); }
+
+// How the float32 kernel divides its work, for head sizes padded to 64, 128 or 256.
+struct SimtShape {
+  static constexpr int kThreadCount = 128;
+  static constexpr int kWarpCount = kThreadCount / 32;
+  int rows;        // of a warp
+  int keys;        // of a tile
+  int key_stride;  // lanes read one column of different keys
+  int floats;      // of shared memory: keys, values, and each warp's queries and weights
+
+  explicit constexpr SimtShape(int padded)
+      : rows(padded <= 128 ? 8 : 4),
+        keys(padded <= 64 ? 64 : 32),
+        key_stride(padded + 1),
+        floats(keys * key_stride + keys * padded + kWarpCount * rows * (padded + keys) + 4) {}
+};
+
+// Hard attention: shared memory of a warp holds the scores of all keys, a histogram and the query row.
+constexpr int kHardWarps = 4;
+constexpr int64_t hard_warp_floats(int64_t keys) { return (keys + 3) / 4 * 4 + kBins + kMaxHeadSize; }
+
 // Shared memory of the key selection.
 struct SelectShared {
   int weights[kMaxHeadSize + 4];       // per element, sum of the queries' signs; and last how many keys are real

@@ -60,7 +60,7 @@ struct Fiber {
 };
 
 struct Block {
-  int threads = 0, x = 0, y = 0, grid_x = 0, grid_y = 0;
+  int threads = 0, x = 0, y = 0, grid_x = 0;
   int current = 0;
   unsigned char* shared = nullptr;
   Meeting barrier;
@@ -145,7 +145,6 @@ void launch(Kernel kernel, int grid_x, int grid_y, int threads, int shared_bytes
   std::vector<uint64_t> memory((shared_bytes + 31) / 8 + 2);
   Block& b = block();
   b.grid_x = grid_x;
-  b.grid_y = grid_y;
   b.shared = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(memory.data()) + 15) / 16 * 16);
   for (b.y = 0; b.y < grid_y; ++b.y) {
     for (b.x = 0; b.x < grid_x; ++b.x) {
@@ -205,7 +204,6 @@ inline int warp() { return thread() / 32; }
 inline int block_x() { return emulator::block().x; }
 inline int block_y() { return emulator::block().y; }
 inline int grid_x() { return emulator::block().grid_x; }
-inline int grid_y() { return emulator::block().grid_y; }
 inline void sync_block() { emulator::meet(emulator::block().barrier, emulator::block().threads); }
 inline void sync_warp() { emulator::exchange({}); }
 

@@ -1,55 +1,10 @@
 // C entries that plan a CUDA launch as the library does and run its kernels in the emulator, for test_cuda_emulated.py.
 #include <string>
+#include <vector>
 
-#include "cuda/attend_mma.cuh"
-#include "cuda/attend_simt.cuh"
-#include "cuda/hard.cuh"
-#include "cuda/plan.h"
-#include "cuda/statistics.cuh"
+#include "cuda/launches.cuh"
+#include "cuda/raw_call.h"
 #include "cuda/unpack.cuh"
-
-namespace axform::cuda {
-namespace {
-
-template <class T>
-void attention(const LaunchPlan& plan, const Problem& p) {
-  auto run = [&](auto kernel) {
-    emulator::launch(kernel, plan.blocks, p.batch * p.heads, plan.threads, plan.shared_bytes, p);
-  };
-  if constexpr (sizeof(T) == 2) {
-    if (plan.tensor_cores) {
-      if (plan.padded == 64) return run(p.causal ? attend_mma<T, 64, true> : attend_mma<T, 64, false>);
-      if (plan.padded == 128) return run(p.causal ? attend_mma<T, 128, true> : attend_mma<T, 128, false>);
-      return run(p.causal ? attend_mma<T, 256, true> : attend_mma<T, 256, false>);
-    }
-  }
-  if (plan.padded == 64) return run(attend_simt<T, 64>);
-  if (plan.padded == 128) return run(attend_simt<T, 128>);
-  return run(attend_simt<T, 256>);
-}
-
-template <class T>
-void sign_matching(const LaunchPlan& plan) {
-  Problem p = plan.problem;
-  std::vector<uint32_t> signs(plan.signs_bytes / 4 + 1, 0xdeadbeef);
-  std::vector<int> votes(plan.votes_bytes / 4 + 1, -1);
-  p.key_signs = signs.data();
-  p.votes = votes.data();
-  if (!p.select_all) {
-    emulator::launch(count_signs<T>, p.chunks, p.batch * p.heads, kThreads,
-                     (p.head_size + 1) * static_cast<int>(sizeof(int)), p);
-  }
-  attention<T>(plan, p);
-}
-
-template <class T>
-void hard(const LaunchPlan& plan) {
-  emulator::launch(attend_hard<T>, plan.blocks, plan.problem.batch * plan.problem.heads, plan.threads,
-                   plan.shared_bytes, plan.problem);
-}
-
-}  // namespace
-}  // namespace axform::cuda
 
 // sizes: batch, heads, queries, keys, head size, value size, heads packed into rank 3 (0 or 1). limits: compute
 // capability, multiprocessors, shared bytes. Returns null, or an error message.
@@ -59,44 +14,22 @@ extern "C" const char* emulate_attention(int hard, int element, const void* q, c
   using namespace axform;
   static std::string message;
   try {
-    AttentionAttributes a{};
-    a.place = "emulated";
-    a.k = kept;
-    a.scale = scale;
-    a.causal = causal != 0;
-    a.selection = by_count != 0 ? Selection::kCount : Selection::kMajority;
-    a.prefix = prefix;
-    const bool packed = sizes[6] != 0;
-    a.num_heads = packed ? sizes[1] : 0;
-    auto tensor = [&](int64_t rows, int64_t size) {
-      Tensor t;
-      t.value = reinterpret_cast<const ort::OrtValue*>(sizes);
-      t.dims = packed ? Dims{sizes[0], rows, sizes[1] * size} : Dims{sizes[0], sizes[1], rows, size};
-      return t;
-    };
-    Tensor mask;
-    if (key_mask != nullptr) {
-      mask.value = reinterpret_cast<const ort::OrtValue*>(sizes);
-      mask.dims = {sizes[0], sizes[3]};
-    }
-    const AttentionShape shape =
-        attention_shape(a, tensor(sizes[2], sizes[4]), tensor(sizes[3], sizes[4]), tensor(sizes[3], sizes[5]), mask);
+    const cuda::RawCall call("emulated", sizes, sizes[6] != 0, key_mask != nullptr, kept, scale, causal != 0,
+                             by_count != 0, prefix);
     const auto type = static_cast<cuda::Element>(element);
     const cuda::TensorPointers tensors{q, k, v, key_mask, y};
     const cuda::DeviceLimits device{limits[0], limits[1], limits[2]};
-    const cuda::LaunchPlan plan = hard ? cuda::plan_hard_attention(a, shape, type, tensors, device)
-                                       : cuda::plan_sign_matching(a, shape, type, tensors, device);
-    auto run = [&](auto zero) {
-      using T = decltype(zero);
-      if (hard) {
-        cuda::hard<T>(plan);
-      } else {
-        cuda::sign_matching<T>(plan);
-      }
+    auto launch = [](const char*, auto kernel, int blocks, int threads, int shared_bytes, const cuda::Problem& p) {
+      cuda::emulator::launch(kernel, blocks, p.batch * p.heads, threads, shared_bytes, p);
     };
-    if (type == cuda::Element::kFloat32) run(float{});
-    if (type == cuda::Element::kFloat16) run(cuda::Half{});
-    if (type == cuda::Element::kBFloat16) run(cuda::BFloat16{});
+    if (hard) {
+      const cuda::LaunchPlan plan = cuda::plan_hard_attention(call.attributes, call.shape, type, tensors, device);
+      cuda::hard_attention_launches(plan, type, launch);
+    } else {
+      const cuda::LaunchPlan plan = cuda::plan_sign_matching(call.attributes, call.shape, type, tensors, device);
+      std::vector<uint32_t> scratch(plan.scratch_bytes() / 4 + 1, 0xdeadbeef);
+      cuda::sign_matching_launches(plan, type, scratch.data(), launch);
+    }
     return nullptr;
   } catch (const OpError& error) {
     message = error.message;
