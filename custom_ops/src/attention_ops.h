@@ -40,6 +40,21 @@ class AttentionKernel {
   const ort::OrtApi& api() const { return api_; }
 
  protected:
+  // The inputs of a call, checked against each other.
+  struct Inputs {
+    const Tensor q, k, v, mask;
+    const AttentionShape shape;
+
+    Inputs(const AttentionKernel& kernel, const ort::OrtKernelContext* context)
+        : q(input(kernel.api_, context, 0)),
+          k(input(kernel.api_, context, 1)),
+          v(input(kernel.api_, context, 2)),
+          mask(input(kernel.api_, context, 3)),
+          shape(attention_shape(kernel.attributes_, q, k, v, mask)) {}
+
+    const uint8_t* key_mask() const { return static_cast<const uint8_t*>(mask.data); }
+  };
+
   const ort::OrtApi& api_;
   const AttentionAttributes attributes_;
 };

@@ -13,8 +13,8 @@ namespace {
 
 std::string describe() {
   std::string sets;
-  for (const char* const* name = cpu::compiled_instruction_sets(); *name != nullptr; ++name) {
-    sets += std::string(sets.empty() ? "" : ", ") + "\"" + *name + "\"";
+  for (size_t i = 0; const char* name = cpu::compiled_instruction_set(i); ++i) {
+    sets += std::string(sets.empty() ? "" : ", ") + "\"" + name + "\"";
   }
   std::string text = "{\"cpu_instruction_sets\": [" + sets + "], \"cpu_dispatched\": \"" + cpu::kernels().name + "\"";
 #if defined(AXFORM_HAVE_CUDA)

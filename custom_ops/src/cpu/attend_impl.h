@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "span.h"
 
 namespace axform::cpu {
 namespace {
@@ -13,8 +14,6 @@ struct Int {
   static constexpr int value = N;
 };
 
-#define AXFORM_ALWAYS_INLINE inline __attribute__((always_inline))
-
 // Calls body(Int<n>) for a run-time n of 1..Max.
 template <int Max, class Body>
 inline void with_constant(int n, Body body) {
@@ -22,6 +21,18 @@ inline void with_constant(int n, Body body) {
     if (n < Max) return with_constant<Max - 1>(n, body);
   }
   body(Int<Max>{});
+}
+
+// Calls body(first, Int<n>, tail) for spans of up to kColumns registers that cover `floats`: n registers from `first` on,
+// of which the last holds `tail` floats.
+template <class Body>
+AXFORM_ALWAYS_INLINE void for_spans(int64_t floats, Body body) {
+  for (int64_t first = 0; first < floats; first += kSpan) {
+    const int64_t left = floats - first < kSpan ? floats - first : kSpan;
+    const int registers = static_cast<int>(round_up(left, Simd::kWidth) / Simd::kWidth);
+    const int tail = static_cast<int>(left) - (registers - 1) * Simd::kWidth;
+    with_constant<Simd::kColumns>(registers, [&](auto n) { body(first, n, tail); });
+  }
 }
 
 // Rows of a tile of `columns` registers: as many as the accumulators allow, at most 12.
@@ -129,13 +140,9 @@ inline void score_panel(const AttendTask& t, int64_t first, int64_t rows, const 
 }
 
 inline void score_block(const AttendTask& t, int64_t first, int64_t rows, int64_t padded, float* scores) {
-  constexpr int64_t kPanelKeys = Simd::kWidth * Simd::kColumns;
-  for (int64_t k = 0; k < padded; k += kPanelKeys) {
-    const int64_t width = padded - k < kPanelKeys ? padded - k : kPanelKeys;
-    with_constant<Simd::kColumns>(static_cast<int>(width / Simd::kWidth), [&](auto columns) {
-      score_panel<decltype(columns)::value>(t, first, rows, t.packed_keys + k * t.head_size, scores + k, padded);
-    });
-  }
+  for_spans(padded, [&](int64_t k, auto registers, int) {
+    score_panel<decltype(registers)::value>(t, first, rows, t.packed_keys + k * t.head_size, scores + k, padded);
+  });
 }
 
 inline float own_score(const AttendTask& t, int64_t row) {
@@ -279,9 +286,7 @@ inline void weigh_values(const AttendTask& t, int64_t first, int64_t rows, int64
 
 template <bool Causal>
 void attend_rows(const AttendTask& t) {
-  constexpr int W = Simd::kWidth;
-  constexpr int64_t kSpan = W * Simd::kColumns;
-  const int64_t padded = round_up(t.keys, W);
+  const int64_t padded = round_up(t.keys, Simd::kWidth);
   const int64_t block = row_block(t.keys);
   RowWeights weights[48];
   for (int64_t first = 0; first < t.queries.count; first += block) {
@@ -300,14 +305,9 @@ void attend_rows(const AttendTask& t) {
         softmax_tile<decltype(n)::value>(t.scores + r * padded, padded, t.keys, t.score_factor, weights + r);
       });
     }
-    for (int64_t column = 0; column < t.value_size; column += kSpan) {
-      const int64_t left = t.value_size - column < kSpan ? t.value_size - column : kSpan;
-      const int64_t registers = round_up(left, W) / W;
-      const int tail = static_cast<int>(left - (registers - 1) * W);
-      with_constant<Simd::kColumns>(static_cast<int>(registers), [&](auto columns) {
-        weigh_values<decltype(columns)::value, Causal>(t, first, rows, padded, t.scores, weights, column, tail);
-      });
-    }
+    for_spans(t.value_size, [&](int64_t column, auto registers, int tail) {
+      weigh_values<decltype(registers)::value, Causal>(t, first, rows, padded, t.scores, weights, column, tail);
+    });
   }
 }
 

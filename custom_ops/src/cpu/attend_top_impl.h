@@ -78,17 +78,10 @@ inline void store_columns(const AttendTask& t, float* y, const float* p, const i
 
 inline void store_row(const AttendTask& t, int64_t row, const float* p, const int32_t* index, int64_t count,
                       float factor) {
-  constexpr int W = Simd::kWidth;
-  constexpr int64_t kSpan = W * Simd::kColumns;
   float* y = t.output + row * t.output_stride;
-  for (int64_t column = 0; column < t.value_size; column += kSpan) {
-    const int64_t left = t.value_size - column < kSpan ? t.value_size - column : kSpan;
-    const int64_t registers = round_up(left, W) / W;
-    with_constant<Simd::kColumns>(static_cast<int>(registers), [&](auto columns) {
-      store_columns<decltype(columns)::value>(t, y, p, index, count, factor, column,
-                                              static_cast<int>(left - (registers - 1) * W));
-    });
-  }
+  for_spans(t.value_size, [&](int64_t column, auto registers, int tail) {
+    store_columns<decltype(registers)::value>(t, y, p, index, count, factor, column, tail);
+  });
 }
 
 inline void fill_row(const AttendTask& t, int64_t row, float x) {

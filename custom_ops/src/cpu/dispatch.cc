@@ -1,6 +1,7 @@
 // Picks the instruction set once, when the first kernel is asked for.
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #include "kernels.h"
 
@@ -64,16 +65,6 @@ const Kernels& kernels() {
   return chosen;
 }
 
-const char* const* compiled_instruction_sets() {
-  static const char* const names[] = {
-#if defined(AXFORM_HAVE_X86)
-      "avx512", "avx2",
-#endif
-#if defined(AXFORM_HAVE_NEON)
-      "neon",
-#endif
-      "generic", nullptr};
-  return names;
-}
+const char* compiled_instruction_set(size_t i) { return i < std::size(kChoices) ? kChoices[i].name : nullptr; }
 
 }  // namespace axform::cpu

@@ -10,4 +10,13 @@ inline constexpr float kC3 = 0x1.c6b6e4p-5f;
 inline constexpr float kC4 = 0x1.3d0c54p-7f;
 inline constexpr float kC5 = 0x1.5c08e4p-10f;
 inline constexpr float kSmallest = -126.0f;  // 2^x below the smallest normal number counts as zero
+
+template <class Simd>
+inline typename Simd::Float value(typename Simd::Float f) {
+  typename Simd::Float p = Simd::fma(Simd::set1(kC5), f, Simd::set1(kC4));
+  p = Simd::fma(p, f, Simd::set1(kC3));
+  p = Simd::fma(p, f, Simd::set1(kC2));
+  p = Simd::fma(p, f, Simd::set1(kC1));
+  return Simd::fma(p, f, Simd::set1(kC0));
+}
 }  // namespace axform::exp2_polynomial

@@ -1,6 +1,7 @@
 // The inner loops of the CPU kernels, compiled once per instruction set and chosen when the library is loaded.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace axform::cpu {
@@ -69,7 +70,7 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 
 // The kernels for this machine, or those that AXFORM_CPU_ISA (avx512, avx2, neon, generic) asks for.
 const Kernels& kernels();
-// Names of all instruction sets compiled in, the best one first, ended by null.
-const char* const* compiled_instruction_sets();
+// Name of the i-th instruction set compiled in, the best one first; null after the last.
+const char* compiled_instruction_set(size_t i);
 
 }  // namespace axform::cpu

@@ -16,22 +16,18 @@ class CpuAttention : public AttentionKernel<Op, ort::ELEMENT_FLOAT> {
 
   void compute(ort::OrtKernelContext* context) const {
     const ort::OrtApi& api = this->api_;
-    const Tensor q = input(api, context, 0);
-    const Tensor k = input(api, context, 1);
-    const Tensor v = input(api, context, 2);
-    const Tensor mask = input(api, context, 3);
-    const AttentionShape shape = attention_shape(this->attributes_, q, k, v, mask);
-    float* y = static_cast<float*>(output(api, context, 0, shape.output));
-    if (shape.empty()) return;
-    const AttentionPlan plan = plan_attention(kMethod, this->attributes_, shape);
-    const Scratch scratch(api, context, q, plan.scratch_bytes());
+    const typename AttentionKernel<Op, ort::ELEMENT_FLOAT>::Inputs in(*this, context);
+    float* y = static_cast<float*>(output(api, context, 0, in.shape.output));
+    if (in.shape.empty()) return;
+    const AttentionPlan plan = plan_attention(kMethod, this->attributes_, in.shape);
+    const Scratch scratch(api, context, in.q, plan.scratch_bytes());
     const AttentionCall call{kMethod,
                              this->attributes_,
-                             shape,
-                             static_cast<const float*>(q.data),
-                             static_cast<const float*>(k.data),
-                             static_cast<const float*>(v.data),
-                             static_cast<const uint8_t*>(mask.data),
+                             in.shape,
+                             static_cast<const float*>(in.q.data),
+                             static_cast<const float*>(in.k.data),
+                             static_cast<const float*>(in.v.data),
+                             in.key_mask(),
                              y};
     run_attention(call, plan, scratch.data(), [&](size_t total, FunctionRef<void(size_t)> body) {
       parallel_for(api, context, total, body);

@@ -5,17 +5,16 @@
 #pragma once
 
 #include "kernels.h"
+#include "span.h"
 
 namespace axform::cpu {
 namespace {
 
-constexpr int64_t kPanel = Simd::kWidth * Simd::kColumns;
-
 void pack_keys(const Rows& rows, const int32_t* index, int64_t keys, int64_t head_size, float factor, float* out) {
   constexpr int W = Simd::kWidth;
   const int64_t padded = round_up(keys, W);
-  for (int64_t first = 0; first < padded; first += kPanel) {
-    const int64_t width = padded - first < kPanel ? padded - first : kPanel;
+  for (int64_t first = 0; first < padded; first += kSpan) {
+    const int64_t width = padded - first < kSpan ? padded - first : kSpan;
     float* panel = out + first * head_size;
     for (int64_t j = 0; j < width; ++j) {
       if (first + j < keys) {

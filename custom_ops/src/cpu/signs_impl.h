@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "span.h"
 
 namespace axform::cpu {
 namespace {
@@ -38,7 +39,7 @@ void count_positive(const Rows& rows, int64_t head_size, int32_t* counts) {
   }
 }
 
-inline uint64_t sign_word(const float* x, int64_t n) {
+AXFORM_ALWAYS_INLINE uint64_t sign_word(const float* x, int64_t n) {
   constexpr int W = Simd::kWidth;
   uint64_t word = 0;
   int64_t i = 0;
@@ -47,13 +48,6 @@ inline uint64_t sign_word(const float* x, int64_t n) {
     const Simd::Float last = Simd::load_first(x + i, static_cast<int>(n - i));
     word |= static_cast<uint64_t>(Simd::positive_bits(last)) << i;
   }
-  return word;
-}
-
-inline uint64_t full_sign_word(const float* x) {
-  constexpr int W = Simd::kWidth;
-  uint64_t word = 0;
-  for (int i = 0; i < 64; i += W) word |= static_cast<uint64_t>(Simd::positive_bits(Simd::load(x + i))) << i;
   return word;
 }
 
@@ -67,7 +61,7 @@ void sign_distance_ranks(const Rows& rows, int64_t head_size, const uint64_t* ta
     }
     const float* x = rows.row(k);
     int distance = 1;
-    for (int64_t w = 0; w < full; ++w) distance += __builtin_popcountll(full_sign_word(x + w * 64) ^ target[w]);
+    for (int64_t w = 0; w < full; ++w) distance += __builtin_popcountll(sign_word(x + w * 64, 64) ^ target[w]);
     if (rest != 0) distance += __builtin_popcountll(sign_word(x + full * 64, rest) ^ target[full]);
     ranks[k] = static_cast<uint32_t>(distance);
   }

@@ -54,11 +54,7 @@ struct Simd {
     const Float clamped = _mm256_max_ps(set1(c::kSmallest), x);              // the second operand, NaN included
     const Float whole = _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const Float f = sub(clamped, whole);
-    Float p = fma(set1(c::kC5), f, set1(c::kC4));
-    p = fma(p, f, set1(c::kC3));
-    p = fma(p, f, set1(c::kC2));
-    p = fma(p, f, set1(c::kC1));
-    p = fma(p, f, set1(c::kC0));
+    const Float p = c::value<Simd>(f);
     const Int exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)), 23);
     return _mm256_and_ps(mul(p, _mm256_castsi256_ps(exponent)), normal);
   }

@@ -40,11 +40,7 @@ struct Simd {
     namespace c = exp2_polynomial;
     const Float whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const Float f = sub(x, whole);
-    Float p = fma(set1(c::kC5), f, set1(c::kC4));
-    p = fma(p, f, set1(c::kC3));
-    p = fma(p, f, set1(c::kC2));
-    p = fma(p, f, set1(c::kC1));
-    p = fma(p, f, set1(c::kC0));
+    const Float p = c::value<Simd>(f);
     const __mmask16 normal = _mm512_cmp_ps_mask(x, set1(c::kSmallest), _CMP_NLT_UQ);  // true for NaN, which stays
     return _mm512_maskz_scalef_ps(normal, p, whole);
   }

@@ -53,11 +53,7 @@ struct Simd {
     const Float clamped = vmaxq_f32(x, set1(c::kSmallest));
     const Float whole = vrndnq_f32(clamped);
     const Float f = sub(clamped, whole);
-    Float p = fma(set1(c::kC5), f, set1(c::kC4));
-    p = fma(p, f, set1(c::kC3));
-    p = fma(p, f, set1(c::kC2));
-    p = fma(p, f, set1(c::kC1));
-    p = fma(p, f, set1(c::kC0));
+    const Float p = c::value<Simd>(f);
     const Int exponent = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(whole), vdupq_n_s32(127)), 23);
     return vbslq_f32(tiny, zero(), mul(p, vreinterpretq_f32_s32(exponent)));
   }

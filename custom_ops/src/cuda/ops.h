@@ -26,21 +26,17 @@ class CudaAttention : public AttentionKernel<Op, kType> {
 
   void compute(ort::OrtKernelContext* context) const {
     const ort::OrtApi& api = this->api_;
-    const Tensor q = input(api, context, 0);
-    const Tensor k = input(api, context, 1);
-    const Tensor v = input(api, context, 2);
-    const Tensor mask = input(api, context, 3);
-    const AttentionShape shape = attention_shape(this->attributes_, q, k, v, mask);
-    void* y = output(api, context, 0, shape.output);
-    if (shape.empty()) return;
+    const typename AttentionKernel<Op, kType>::Inputs in(*this, context);
+    void* y = output(api, context, 0, in.shape.output);
+    if (in.shape.empty()) return;
     constexpr Element kElement = element_of(kType);
-    const TensorPointers tensors{q.data, k.data, v.data, static_cast<const uint8_t*>(mask.data), y};
+    const TensorPointers tensors{in.q.data, in.k.data, in.v.data, in.key_mask(), y};
     if constexpr (Op::kSelects) {
-      const LaunchPlan plan = plan_sign_matching(this->attributes_, shape, kElement, tensors, device_limits());
-      const Scratch scratch(api, context, q, plan.scratch_bytes());
+      const LaunchPlan plan = plan_sign_matching(this->attributes_, in.shape, kElement, tensors, device_limits());
+      const Scratch scratch(api, context, in.q, plan.scratch_bytes());
       launch_sign_matching(plan, kElement, scratch.data(), stream_of(api, context));
     } else {
-      const LaunchPlan plan = plan_hard_attention(this->attributes_, shape, kElement, tensors, device_limits());
+      const LaunchPlan plan = plan_hard_attention(this->attributes_, in.shape, kElement, tensors, device_limits());
       launch_hard_attention(plan, kElement, stream_of(api, context));
     }
   }
