@@ -43,6 +43,15 @@ _SCALE = """
 """
 """The attribute ``scale``, or without it 1 / sqrt(head size)."""
 
+_WEIGHTS = """
+    minus_infinity = Constant <value_float: float = -inf> ()
+    excluded = CastLike (minus_infinity, Q)
+    scores_masked = Where (mask_row, scores, excluded)
+    weights = Softmax <axis = -1> (scores_masked)
+    weights_masked = Where (mask_row, weights, zero_like)
+"""
+"""The softmax of the scores over the keys that ``mask_row`` shows."""
+
 _SIGN_MATCHING = """
 <opset_import: ["" : {opset}], domain: "{domain}">
 SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
@@ -102,14 +111,10 @@ SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
     values_masked = Where (mask_values, values, zero_like)
 
     {scale}
-    minus_infinity = Constant <value_float: float = -inf> ()
-    excluded = CastLike (minus_infinity, Q)
     keys_transposed = Transpose <perm = [0, 1, 3, 2]> (keys)
     query_scaled = Mul (Q, scale_like)
     scores = MatMul (query_scaled, keys_transposed)
-    scores_masked = Where (mask_row, scores, excluded)
-    weights = Softmax <axis = -1> (scores_masked)
-    weights_masked = Where (mask_row, weights, zero_like)
+    {weights}
     Y = MatMul (weights_masked, values_masked)
 }}
 """
@@ -118,11 +123,9 @@ _HARD_ATTENTION = """
 <opset_import: ["" : {opset}], domain: "{domain}">
 HardAttention <k> (Q, K, V, key_mask) => (Y) {{
     zero = Constant <value_float: float = 0.0> ()
-    minus_infinity = Constant <value_float: float = -inf> ()
     mask_axes = Constant <value_ints: ints = [1, 2]> ()
     value_axes = Constant <value_ints: ints = [1, 3]> ()
     zero_like = CastLike (zero, Q)
-    excluded = CastLike (minus_infinity, Q)
 
     {scale}
 
@@ -130,9 +133,7 @@ HardAttention <k> (Q, K, V, key_mask) => (Y) {{
     keys_transposed = Transpose <perm = [0, 1, 3, 2]> (K)
     products = MatMul (Q, keys_transposed)
     scores = Mul (products, scale_like)
-    scores_masked = Where (mask_row, scores, excluded)
-    weights = Softmax <axis = -1> (scores_masked)
-    weights_masked = Where (mask_row, weights, zero_like)
+    {weights}
 
     key_length = Shape <start = 2, end = 3> (K)
     k_scalar = Constant <value_int: int = @k> ()
@@ -217,7 +218,7 @@ def sign_matching_function(selection: Selection) -> onnx.FunctionProto:
     Q, K and V are (batch, heads, sequence, head size), key_mask is boolean (batch, sequence). A float operator
     attribute cannot switch a graph, so ``selection`` is settled when the function is made; a file has one.
     """
-    function = _parse(_SIGN_MATCHING, scale=_SCALE, sign_vector=_SIGN_VECTOR[selection])
+    function = _parse(_SIGN_MATCHING, scale=_SCALE, weights=_WEIGHTS, sign_vector=_SIGN_VECTOR[selection])
     _add_defaults(function, scale=0.0, selection=selection, is_causal=0, prefix=0.25, num_heads=0)
     return function
 
@@ -228,7 +229,7 @@ def hard_attention_function() -> onnx.FunctionProto:
     Shapes as in `sign_matching_function`. Of each query's probabilities the k largest stay as they are, without
     renormalising; of equal ones those of the lower positions.
     """
-    function = _parse(_HARD_ATTENTION, scale=_SCALE)
+    function = _parse(_HARD_ATTENTION, scale=_SCALE, weights=_WEIGHTS)
     _add_defaults(function, scale=0.0, is_causal=0, num_heads=0)
     return function
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
+from axform import cli
 from axform.toolchain.families import family_of, shape_of
 from axform.toolchain.models import LoadedModel
 from axform.toolchain.plan import ApproximationPlan, SignMatching, group_count
@@ -173,3 +176,14 @@ def random_batch(
         else:
             inputs[name] = torch.randint(0, 2, (batch, sequence), generator=seed) * mask
     return inputs
+
+
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: Any, app: Any = cli) -> tuple[Any, Any]:
+    """Run a command in this process: (exit code, what it printed)."""
+    old, sys.argv = sys.argv, ["axform", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+    finally:
+        sys.argv = old
+    return stop.value.code, capsys.readouterr()

@@ -12,20 +12,14 @@ import pandas as pd
 import pytest
 from axform import cli
 from axform.exporters import cli as export_cli
-from support import save_pretrained_only, save_sentiment, save_tiny, sentiment_rows
+from support import run_command, save_pretrained_only, save_sentiment, save_tiny, sentiment_rows
 
 
 def run(capsys, *arguments, app=cli):
     """Run a command in this process: (exit code, what it printed on stderr, line breaks folded)."""
-    old, sys.argv = sys.argv, ["axform", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
+    code, captured = run_command(capsys, *arguments, app=app)
     assert "Traceback" not in captured.err + captured.out
-    return stop.value.code, " ".join(captured.err.split())
+    return code, " ".join(captured.err.split())
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
 
 import pytest
-from axform import cli, custom_ops
+from axform import custom_ops
 from axform.quickstart import docstring_sentences
+from support import run_command
 
 
 def run(capsys, *arguments):
-    old, sys.argv = sys.argv, ["axform", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out
+    code, captured = run_command(capsys, *arguments)
+    return code, captured.out
 
 
 @pytest.mark.parametrize("command", ["optimize", "export", "check", "bench", "ops", "quickstart"])

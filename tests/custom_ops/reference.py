@@ -7,6 +7,7 @@ Definitions: sign matching, arXiv 2010.03688v1, Algorithm 4; hard attention, arX
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,12 @@ def attend(q: NDArray, k: NDArray, v: NDArray, keys: list[int], scale: float) ->
     return probabilities, probabilities @ v[keys].astype(np.float64)
 
 
+def each_head(k: NDArray, key_mask: NDArray[np.bool_] | None) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """(batch, head, which keys are real) for every head. k: (b, h, nk, d), key_mask: (b, nk)."""
+    for b, h in np.ndindex(k.shape[:2]):
+        yield b, h, np.ones(k.shape[2], bool) if key_mask is None else key_mask[b]
+
+
 def sign_matching_attention(
     q: NDArray,
     k: NDArray,
@@ -82,19 +89,17 @@ def sign_matching_attention(
     prefix: float = 0.25,
 ) -> Array:
     """q (b, h, nq, d), k (b, h, nk, d), v (b, h, nk, dv), key_mask (b, nk) to (b, h, nq, dv)."""
-    batch, heads, queries, size = q.shape
+    queries, size = q.shape[2:]
     scale = scale or 1.0 / math.sqrt(size)
-    y = np.zeros((batch, heads, queries, v.shape[3]))
-    for b in range(batch):
-        mask = np.ones(k.shape[2], bool) if key_mask is None else key_mask[b]
-        for h in range(heads):
-            chosen = select_keys(q[b, h], k[b, h], mask, kept, selection, causal, prefix)
-            for i in range(queries):
-                keys = chosen
-                if causal:
-                    own = [i] if mask[i] else []
-                    keys = sorted({j for j in chosen if j <= i} | set(own))
-                y[b, h, i] = attend(q[b, h, i], k[b, h], v[b, h], keys, scale)[1]
+    y = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, h, mask in each_head(k, key_mask):
+        chosen = select_keys(q[b, h], k[b, h], mask, kept, selection, causal, prefix)
+        for i in range(queries):
+            keys = chosen
+            if causal:
+                own = [i] if mask[i] else []
+                keys = sorted({j for j in chosen if j <= i} | set(own))
+            y[b, h, i] = attend(q[b, h, i], k[b, h], v[b, h], keys, scale)[1]
     return y
 
 
@@ -109,18 +114,16 @@ def hard_attention(
     causal: bool = False,
 ) -> Array:
     """Shapes as in `sign_matching_attention`."""
-    batch, heads, queries, size = q.shape
+    queries, size = q.shape[2:]
     scale = scale or 1.0 / math.sqrt(size)
-    y = np.zeros((batch, heads, queries, v.shape[3]))
-    for b in range(batch):
-        mask = np.ones(k.shape[2], bool) if key_mask is None else key_mask[b]
-        for h in range(heads):
-            for i in range(queries):
-                keys = [j for j in range(k.shape[2]) if mask[j] and (not causal or j <= i)]
-                probabilities, _ = attend(q[b, h, i], k[b, h], v[b, h], keys, scale)
-                order = sorted(range(len(keys)), key=lambda n: (-probabilities[n], n))
-                for n in order if k.shape[2] <= kept else order[:kept]:
-                    y[b, h, i] += probabilities[n] * v[b, h, keys[n]].astype(np.float64)
+    y = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, h, mask in each_head(k, key_mask):
+        for i in range(queries):
+            keys = [j for j in range(k.shape[2]) if mask[j] and (not causal or j <= i)]
+            probabilities, _ = attend(q[b, h, i], k[b, h], v[b, h], keys, scale)
+            order = sorted(range(len(keys)), key=lambda n: (-probabilities[n], n))
+            for n in order if k.shape[2] <= kept else order[:kept]:
+                y[b, h, i] += probabilities[n] * v[b, h, keys[n]].astype(np.float64)
     return y
 
 
