@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from .console import note, out, run_app, showing_progress
+from .core.plan import Focus, Selection
 from .errors import AxformError
 from .exporters.cli import export_command
 from .files import write_text
@@ -19,7 +20,6 @@ from .runtime.session import Provider
 from .summaries import bench_tables, check_tables, optimize_tables
 from .toolchain.elements import LayerOrder
 from .toolchain.options import GroupShape, OptimizeOptions, SignMatchingMode
-from .toolchain.plan import Focus, Selection
 
 __all__ = ["main"]
 

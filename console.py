@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from .core.progress import Progress
 from .errors import AxformError
-from .toolchain.progress import Progress
 
 __all__ = ["ConsoleProgress", "note", "out", "run_app", "showing_progress", "table"]
 

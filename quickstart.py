@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .console import out, showing_progress, table
+from .core.plan import Focus
 from .errors import AxformError
 from .exporters.cli import show_export
 from .exporters.export import export
@@ -24,7 +25,6 @@ from .runtime.parity import ParityReport, check_bundle
 from .summaries import bench_tables, check_tables, optimize_tables
 from .toolchain.optimize import optimize
 from .toolchain.options import OptimizeOptions
-from .toolchain.plan import Focus
 from .toolchain.run_folder import RunFolder, RunRecord
 
 __all__ = ["docstring_sentences", "run_quickstart"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from .console import table
-from .toolchain.plan import ApproximationPlan, LayerPlan, group_count
+from .core.plan import ApproximationPlan, LayerPlan, group_count
 
 if TYPE_CHECKING:
     from .custom_ops import BuildInfo

@@ -12,12 +12,12 @@ import onnx
 import torch
 from torch import Tensor
 
+from ..core.opset import OPSET
 from ..toolchain.models import LoadedModel
 from .scoped_graph import SCOPES
 
-__all__ = ["OPSET", "export_baseline", "named_outputs"]
+__all__ = ["export_baseline", "named_outputs"]
 
-OPSET = 23
 _EXAMPLE_BATCH, _EXAMPLE_SEQUENCE = 2, 7
 """Sizes of the traced example; 0 and 1 would freeze a dimension."""
 

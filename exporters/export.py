@@ -8,6 +8,10 @@ import onnx
 import torch
 
 from .. import __version__
+from ..core.families import Family
+from ..core.opset import DOMAIN
+from ..core.plan import ApproximationPlan
+from ..core.progress import Progress
 from ..errors import AxformError
 from ..files import check_output_folder, write_folder
 from ..runtime.bundle import (
@@ -23,14 +27,10 @@ from ..runtime.bundle import (
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
 from ..toolchain.apply import apply_plan
 from ..toolchain.data import encode
-from ..toolchain.families import Family
 from ..toolchain.models import LoadedModel, load_fine_tuned
 from ..toolchain.optimize import max_length, settle_task_data
-from ..toolchain.plan import ApproximationPlan
-from ..toolchain.progress import Progress
 from ..toolchain.run_folder import RunFolder, RunRecord
 from .baseline import export_baseline, named_outputs
-from .functions import DOMAIN
 from .head_mode import HeadMode
 from .rewrites import RewriteReport, prune_heads, shrink_groups, sign_matching, skip_blocks
 from .scoped_graph import ScopedGraph

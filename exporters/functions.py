@@ -1,6 +1,6 @@
 """ONNX function bodies of the ai.axform operators: what an ONNX Runtime without the op library runs.
 
-The bodies are standard ONNX operators (opset 23) and are carried by each exported file that uses the operator.
+The bodies are standard ONNX operators of opset 18 or later and are carried by each exported file that uses the operator.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from typing import Any
 import onnx
 from onnx import helper, parser
 
-from ..toolchain.plan import Selection
-from .baseline import OPSET
+from ..core.opset import DOMAIN, OPSET
+from ..core.plan import Selection
 
-__all__ = ["DOMAIN", "hard_attention_function", "sign_matching_function", "unpack_bits_function"]
-
-DOMAIN = "ai.axform"
+__all__ = ["hard_attention_function", "sign_matching_function", "unpack_bits_function"]
 
 _SIGN_VECTOR: dict[Selection, str] = {
     "majority": """
@@ -212,39 +210,39 @@ UnpackBits <bits, shape> (packed) => (codes) {{
 lies in one byte of it or in two neighbours. A shift by eight is split in two, which is defined for uint8."""
 
 
-def sign_matching_function(selection: Selection) -> onnx.FunctionProto:
+def sign_matching_function(selection: Selection, opset: int = OPSET) -> onnx.FunctionProto:
     """The body of ``ai.axform::SignMatchingAttention`` for self-attention with a key mask.
 
     Q, K and V are (batch, heads, sequence, head size), key_mask is boolean (batch, sequence). A float operator
     attribute cannot switch a graph, so ``selection`` is settled when the function is made; a file has one.
     """
-    function = _parse(_SIGN_MATCHING, scale=_SCALE, weights=_WEIGHTS, sign_vector=_SIGN_VECTOR[selection])
+    function = _parse(_SIGN_MATCHING, opset, scale=_SCALE, weights=_WEIGHTS, sign_vector=_SIGN_VECTOR[selection])
     _add_defaults(function, scale=0.0, selection=selection, is_causal=0, prefix=0.25, num_heads=0)
     return function
 
 
-def hard_attention_function() -> onnx.FunctionProto:
+def hard_attention_function(opset: int = OPSET) -> onnx.FunctionProto:
     """The body of ``ai.axform::HardAttention`` for attention with a key mask (AxFormer v2, arXiv 2010.03688v2).
 
     Shapes as in `sign_matching_function`. Of each query's probabilities the k largest stay as they are, without
     renormalising; of equal ones those of the lower positions.
     """
-    function = _parse(_HARD_ATTENTION, scale=_SCALE, weights=_WEIGHTS)
+    function = _parse(_HARD_ATTENTION, opset, scale=_SCALE, weights=_WEIGHTS)
     _add_defaults(function, scale=0.0, is_causal=0, num_heads=0)
     return function
 
 
-def unpack_bits_function() -> onnx.FunctionProto:
+def unpack_bits_function(opset: int = OPSET) -> onnx.FunctionProto:
     """The body of ``ai.axform::UnpackBits``: (bytes,) uint8 to int8 codes of the attribute ``shape``.
 
     A code is a two's complement number of ``bits`` (2 to 8) bits; the lowest bit of a byte comes first. ONNX Runtime
     inlines the body and folds it to plain weights when it creates a session, with the op library or without it.
     """
-    return _parse(_UNPACK_BITS)
+    return _parse(_UNPACK_BITS, opset)
 
 
-def _parse(body: str, **parts: str) -> onnx.FunctionProto:
-    return parser.parse_function(body.format(opset=OPSET, domain=DOMAIN, **parts))
+def _parse(body: str, opset: int, **parts: str) -> onnx.FunctionProto:
+    return parser.parse_function(body.format(opset=opset, domain=DOMAIN, **parts))
 
 
 def _add_defaults(function: onnx.FunctionProto, **defaults: Any) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ..core.metrics import Metric
+from ..core.opset import DOMAIN
+from ..core.plan import ApproximationPlan
 from ..errors import AxformError
 from ..files import write_text
-from ..toolchain.plan import ApproximationPlan
-from ..toolchain.tasks import Metric
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "FileRecord", "GraphSize", "Manifest", "OpLibrary", "RewriteSummary"]
 
@@ -49,7 +50,7 @@ class RewriteSummary(BaseModel):
 class OpLibrary(BaseModel):
     """Whether the op library makes this file faster. It is never needed: function bodies are in the file."""
 
-    domain: str = "ai.axform"
+    domain: str = DOMAIN
     accelerates: list[str] = []
     """Operators of the domain that the file uses."""
 
@@ -69,8 +70,6 @@ class Manifest(BaseModel):
     model_size: GraphSize
     rewrites: list[RewriteSummary]
     op_library: OpLibrary
-    weight_bits: dict[str, int] = {}
-    """Initializer -> bits, for those that are not stored as float32."""
     run: dict[str, Any]
     """The record of the run that the bundle was made from."""
     files: dict[str, FileRecord]

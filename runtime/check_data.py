@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.batches import EncodedSplit
 from ..errors import AxformError
-from ..toolchain.batches import EncodedSplit
 
 __all__ = ["CheckData", "ReferenceBatch", "reference_batches"]
 

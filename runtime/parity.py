@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from ..toolchain.batches import EncodedSplit
-from ..toolchain.significance import smallest_accepted
-from ..toolchain.tasks import compute_metric
+from ..core.batches import EncodedSplit
+from ..core.bounds import smallest_accepted
+from ..core.metrics import compute_metric
 from .bundle import Bundle
 from .check_data import CheckData
 from .session import Provider, create_session
@@ -99,7 +99,7 @@ def check_bundle(
         samples=len(data.split),
         baseline=baseline,
         model=optimized,
-        bound=smallest_accepted(baseline, bundle.manifest.max_drop),
+        bound=smallest_accepted(baseline, bundle.manifest.max_drop, bundle.manifest.plan.focus),
     )
     report = ParityReport(numeric=numeric, task=task)
     bundle.save_result("check", {**report.model_dump(), "passed": report.passed})

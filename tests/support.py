@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from axform import cli
-from axform.toolchain.families import family_of, shape_of
+from axform.core.families import family_of, shape_of
+from axform.core.plan import ApproximationPlan, SignMatching, group_count
 from axform.toolchain.models import LoadedModel
-from axform.toolchain.plan import ApproximationPlan, SignMatching, group_count
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 

@@ -6,11 +6,11 @@ import random
 
 import pytest
 import torch
+from axform.core.plan import ApproximationPlan
+from axform.core.tasks import TASKS, with_columns
 from axform.toolchain.apply import apply_plan, layers_of
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
-from axform.toolchain.plan import ApproximationPlan
-from axform.toolchain.tasks import TASKS, with_columns
 from support import FAMILIES, random_batch, random_plan, sentiment_rows, tiny_model
 
 

@@ -7,7 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from axform.exporters.functions import DOMAIN, sign_matching_function
+from axform.core.opset import DOMAIN
+from axform.exporters.functions import sign_matching_function
 from axform.toolchain.attention import default_k, sign_matching_attention, sign_matching_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from axform.core.families import ModelShape
+from axform.core.plan import ApproximationPlan, ModelIdentity, default_group_size
 from axform.toolchain.elements import BlockCosts, Element, block_costs, build_queue, with_element
-from axform.toolchain.families import ModelShape
-from axform.toolchain.plan import ApproximationPlan, ModelIdentity, default_group_size
 
 SHAPE = ModelShape(num_layers=3, num_heads=2, hidden_size=32, intermediate_size=64)
 IDENTITY = ModelIdentity(

@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from axform.core.plan import ApproximationPlan
 from axform.exporters.export import export
 from axform.runtime import load_session
 from axform.runtime.bundle import Bundle
 from axform.runtime.check_data import CheckData
 from axform.runtime.latency import bench_bundle, ratio_interval
 from axform.runtime.parity import check_bundle, numeric_parity
-from axform.toolchain.plan import ApproximationPlan
 from axform.toolchain.run_folder import RunFolder
 
 CLI = [sys.executable, "-c", "from axform.cli import main; main()"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from axform.core.batches import EncodedSplit
+from axform.core.plan import ApproximationPlan
+from axform.core.tasks import TASKS, with_columns
 from axform.toolchain.apply import apply_plan
-from axform.toolchain.batches import EncodedSplit
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
 from axform.toolchain.finetune import FineTuneOptions, fine_tune
 from axform.toolchain.models import fingerprint
-from axform.toolchain.plan import ApproximationPlan
-from axform.toolchain.tasks import TASKS, with_columns
 from support import FAMILIES, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from axform.core.metrics import Measurement
+from axform.core.plan import ApproximationPlan, ModelIdentity
 from axform.errors import AxformError
 from axform.toolchain.journal import Journal
-from axform.toolchain.plan import ApproximationPlan, ModelIdentity
 from axform.toolchain.search import SearchOptions, search
-from axform.toolchain.significance import Measurement, Significance, Thresholds, Verdict
+from axform.toolchain.significance import Significance, Thresholds, Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

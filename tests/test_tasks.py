@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from axform.core.metrics import compute_metric
+from axform.core.tasks import TASKS, task_named
 from axform.runtime.check_data import CheckData
 from axform.toolchain.data import load_task_data
 from axform.toolchain.optimize import optimize
 from axform.toolchain.options import OptimizeOptions
-from axform.toolchain.tasks import TASKS, compute_metric, task_named
 from scipy.stats import pearsonr
 from sklearn.metrics import matthews_corrcoef
 from support import save_pretrained_only, sentiment_rows

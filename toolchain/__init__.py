@@ -1,6 +1,6 @@
 """Finding the parts of a model that a task does not need. Knows nothing of ONNX.
 
-The public names load on first use, so that the light modules (plan, families, tasks) come without torch.
+The public names load on first use, so that its light modules (options, journal) come without torch.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ..core.families import Family, family_of, shape_of
+from ..core.plan import ApproximationPlan, LayerPlan, SignMatching, kept_positions
 from .attention import sign_matching_attention
-from .families import Family, family_of, shape_of
-from .plan import ApproximationPlan, LayerPlan, SignMatching, kept_positions
 
 __all__ = ["AppliedPlan", "apply_plan", "layers_of"]
 

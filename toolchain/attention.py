@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .plan import Selection
+from ..core.plan import Selection
 
 __all__ = ["default_k", "sign_matching_attention", "sign_matching_keys"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.batches import EncodedSplit
+from ..core.tasks import Task, with_columns
 from ..errors import AxformError
-from .batches import EncodedSplit
-from .tasks import Task, with_columns
 
 if TYPE_CHECKING:
     import pandas as pd

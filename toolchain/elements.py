@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from .families import ModelShape
-from .plan import ApproximationPlan, Focus, group_count
+from ..core.families import ModelShape
+from ..core.plan import ApproximationPlan, Focus, group_count
 
 __all__ = [
     "BlockCosts",

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batches import EncodedSplit
+from ..core.metrics import Measurement, compute_metric
+from ..core.plan import ApproximationPlan
+from ..core.tasks import Task
 from .apply import AppliedPlan, apply_plan, layers_of
-from .batches import EncodedSplit
 from .models import LoadedModel
-from .plan import ApproximationPlan
-from .significance import Measurement
-from .tasks import Task, compute_metric
 
 __all__ = ["Evaluator", "predict", "task_loss"]
 

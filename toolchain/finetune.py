@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from .batches import EncodedSplit
+from ..core.batches import EncodedSplit
+from ..core.metrics import Measurement, compute_metric
+from ..core.tasks import Task
 from .evaluation import predict, task_loss
 from .models import LoadedModel, without_progress_bar
-from .significance import Measurement
-from .tasks import Task, compute_metric
 
 __all__ = ["FineTuneOptions", "fine_tune"]
 

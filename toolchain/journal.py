@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ..core.metrics import Measurement
 from ..errors import AxformError
 from ..files import write_text
-from .significance import Measurement, Verdict
+from .significance import Verdict
 
 __all__ = ["Journal", "TrialRecord"]
 

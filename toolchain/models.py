@@ -14,10 +14,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from ..core.families import Family, ModelShape, family_of, shape_of
+from ..core.plan import ModelIdentity
+from ..core.tasks import Task
 from ..errors import AxformError
-from .families import Family, ModelShape, family_of, shape_of
-from .plan import ModelIdentity
-from .tasks import Task
 
 __all__ = ["LoadedModel", "fingerprint", "load_fine_tuned", "load_for_task", "preferred_device", "without_progress_bar"]
 

@@ -11,23 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core.batches import EncodedSplit
+from ..core.metrics import Measurement, compute_metric
+from ..core.plan import ApproximationPlan, default_group_size
+from ..core.progress import Progress
+from ..core.tasks import Task, task_named
 from ..errors import AxformError
 from ..files import check_output_folder, write_folder
 from .apply import apply_plan
 from .attention import default_k
-from .batches import EncodedSplit
 from .data import TaskData, encode, load_task_data
 from .evaluation import Evaluator, predict
 from .finetune import FineTuneOptions, fine_tune
 from .journal import Journal
 from .models import LoadedModel, load_fine_tuned, load_for_task, preferred_device, without_progress_bar
 from .options import OptimizeOptions
-from .plan import ApproximationPlan, default_group_size
-from .progress import Progress
 from .run_folder import Measured, RunFolder, RunRecord
 from .search import SearchOptions, SearchProgress, SearchResult, search
-from .significance import Measurement, Significance, Thresholds
-from .tasks import Task, compute_metric, task_named
+from .significance import Significance, Thresholds
 
 __all__ = ["max_length", "optimize", "settle_task_data"]
 

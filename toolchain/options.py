@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..core.plan import Focus, Selection
 from .elements import LayerOrder
-from .plan import Focus, Selection
 
 __all__ = ["GroupShape", "OptimizeOptions", "SignMatchingMode"]
 

@@ -18,12 +18,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ..core.metrics import Measurement, Metric
+from ..core.plan import ApproximationPlan
 from ..errors import AxformError
 from ..files import write_text
 from .options import OptimizeOptions
-from .plan import ApproximationPlan
-from .significance import Measurement
-from .tasks import Metric
 
 __all__ = ["Measured", "RunFolder", "RunRecord"]
 

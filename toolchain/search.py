@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..core.metrics import Measurement
+from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
 from .elements import BlockKind, Element, LayerOrder, block_costs, build_queue, with_element
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
 from .options import GroupShape
-from .plan import ApproximationPlan, Focus, Selection, SignMatching
-from .significance import Measurement, Significance, Thresholds, Verdict
+from .significance import Significance, Thresholds, Verdict
 
 __all__ = ["SearchOptions", "SearchProgress", "SearchResult", "search"]
 

@@ -5,23 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from .plan import Focus
+from ..core.bounds import smallest_accepted
+from ..core.metrics import Measurement
+from ..core.plan import Focus
 
-__all__ = ["Measurement", "Significance", "Thresholds", "Verdict", "smallest_accepted"]
+__all__ = ["Significance", "Thresholds", "Verdict"]
 
 
 class Verdict(str, Enum):
     PRUNE = "prune"
     APPROXIMATE = "approximate"
     RETAIN = "retain"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Mean loss per sample and task metric (larger is better) of a model on the selection split."""
-
-    loss: float
-    metric: float
 
 
 @dataclass(frozen=True)
@@ -36,11 +30,6 @@ class Thresholds:
     prune: float = 0.005
     approximate: float = 0.02
     max_drop: float = 0.005
-
-
-def smallest_accepted(baseline_metric: float, max_drop: float) -> float:
-    """The smallest metric that ``max_drop``, a share of the baseline's, still allows."""
-    return baseline_metric - max_drop * abs(baseline_metric)
 
 
 class Significance:
@@ -59,8 +48,7 @@ class Significance:
     @property
     def metric_bound(self) -> float:
         """The smallest metric that is still acceptable."""
-        drop = 0.0 if self._focus == "accuracy" else self._thresholds.max_drop
-        return smallest_accepted(self.baseline.metric, drop)
+        return smallest_accepted(self.baseline.metric, self._thresholds.max_drop, self._focus)
 
     @property
     def prune_below(self) -> float:

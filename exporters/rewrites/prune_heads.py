@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...toolchain.families import Family, ModelShape
-from ...toolchain.plan import ApproximationPlan, kept_positions
+from ...core.families import Family, ModelShape
+from ...core.plan import ApproximationPlan, kept_positions
 from ..head_mode import HeadMode
 from ..scoped_graph import Linear, RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...toolchain.families import Family
-from ...toolchain.plan import ApproximationPlan, kept_positions
+from ...core.families import Family
+from ...core.plan import ApproximationPlan, kept_positions
 from ..scoped_graph import Linear, RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ...core.families import Family
+from ...core.opset import DOMAIN
+from ...core.plan import ApproximationPlan, SignMatching
 from ...errors import AxformError
-from ...toolchain.families import Family
-from ...toolchain.plan import ApproximationPlan, SignMatching
-from ..functions import DOMAIN, sign_matching_function
+from ..functions import sign_matching_function
 from ..scoped_graph import RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
 

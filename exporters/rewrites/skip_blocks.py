@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ...toolchain.families import Family
-from ...toolchain.plan import ApproximationPlan
+from ...core.families import Family
+from ...core.plan import ApproximationPlan
 from ..scoped_graph import ScopedGraph
 from .report import Recorder, RewriteReport
 

@@ -17,13 +17,13 @@ import numpy as np
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from axform.core.plan import ApproximationPlan
 from axform.runtime.latency import machine_name
 from axform.toolchain.data import encode
 from axform.toolchain.elements import Element, with_element
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.models import load_fine_tuned
 from axform.toolchain.optimize import max_length, settle_task_data
-from axform.toolchain.plan import ApproximationPlan
 from axform.toolchain.run_folder import RunFolder
 
 

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import reference
+from axform.exporters.functions import unpack_bits_function
 from onnx import TensorProto, helper, numpy_helper
 from ops_support import OPSET, node_model, session
 
@@ -28,10 +29,7 @@ def unpack(library: Path | None, packed: np.ndarray, bits: int, shape: list[int]
 
 def body(opset: int = OPSET) -> onnx.FunctionProto:
     """The function body, for an older opset than that of exported files: its operators have not changed since 18."""
-    functions = pytest.importorskip("axform.exporters.functions")
-    function = functions.unpack_bits_function()
-    function.opset_import[0].version = opset
-    return function
+    return unpack_bits_function(opset)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

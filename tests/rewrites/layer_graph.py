@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnxruntime
+from axform.core.families import FAMILIES
+from axform.core.plan import ApproximationPlan, ModelIdentity
 from axform.exporters.scoped_graph import SCOPES
-from axform.toolchain.families import FAMILIES
-from axform.toolchain.plan import ApproximationPlan, ModelIdentity
 from onnx import TensorProto, helper, numpy_helper
 
 FAMILY = FAMILIES["bert"]

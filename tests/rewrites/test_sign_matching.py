@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from axform.core.plan import SignMatching
 from axform.errors import AxformError
 from axform.exporters.rewrites import sign_matching
 from axform.exporters.scoped_graph import ScopedGraph
-from axform.toolchain.plan import SignMatching
 from layer_graph import FAMILY, evaluate, layer, ops, plan
 
 

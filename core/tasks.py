@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
 from ..errors import AxformError
+from .metrics import Metric
 
-if TYPE_CHECKING:
-    import numpy as np
-
-__all__ = ["TASKS", "Metric", "Task", "compute_metric", "task_named"]
-
-Metric = Literal["accuracy", "matthews", "pearson"]
+__all__ = ["TASKS", "Task", "task_named", "with_columns"]
 
 
 @dataclass(frozen=True)
@@ -111,25 +106,3 @@ def with_columns(task: Task, available: list[str], source: str) -> Task:
             f"found {', '.join(available)}, expected {', '.join((*columns, task.label_column))}."
         )
     return replace(task, text_columns=columns)
-
-
-def compute_metric(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The task metric, larger is better.
-
-    Args:
-        logits: (samples, labels), or (samples, 1) for a regression.
-        labels: (samples,), class ids or target values.
-    """
-    import numpy as np
-
-    if metric == "pearson":
-        predictions = logits.reshape(len(labels))
-        if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
-            return 0.0  # a constant has no correlation with anything
-        return float(np.corrcoef(predictions.astype(np.float64), labels.astype(np.float64))[0, 1])
-    predicted = logits.argmax(-1)
-    if metric == "accuracy":
-        return float((predicted == labels).mean())
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predicted))

@@ -29,7 +29,6 @@ __all__ = [
     "SignMatching",
     "default_group_size",
     "group_count",
-    "group_positions",
     "kept_positions",
 ]
 
@@ -220,11 +219,6 @@ def default_group_size(shape: ModelShape) -> int:
 def group_count(dimension: int, group_size: int) -> int:
     """Number of weight groups along a dimension."""
     return -(-dimension // group_size)
-
-
-def group_positions(group: int, dimension: int, group_size: int) -> range:
-    """The positions that one weight group covers."""
-    return range(group * group_size, min((group + 1) * group_size, dimension))
 
 
 def kept_positions(pruned: Sequence[int], dimension: int, group_size: int) -> list[int]:

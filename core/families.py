@@ -2,7 +2,6 @@
 
 A family is data: supporting another BERT-like family means adding one `Family` to `FAMILIES`. All paths are relative
 to one layer, except ``layers``, which is relative to the base model (the module named by ``base_model_prefix``).
-This module imports neither torch nor transformers, so that exporters and the runtime can use it too.
 """
 
 from __future__ import annotations
