@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,9 @@ from ..core.metrics import Measurement, compute_metric
 from ..core.tasks import Task
 from .evaluation import predict, task_loss
 from .models import LoadedModel, without_progress_bar
+from .options import FineTuneOptions
 
 __all__ = ["FineTuneOptions", "fine_tune"]
-
-
-@dataclass(frozen=True)
-class FineTuneOptions:
-    """Hyperparameters; the defaults are the paper's (3 epochs, 2e-5, batch 32, no warm-up)."""
-
-    epochs: int = 3
-    learning_rate: float = 2e-5
-    batch_size: int = 32
-    seed: int = 0
-    temperature: float = 2.0
-    """Softens teacher and student logits alike when a teacher is given."""
-    teacher_weight: float = 0.5
-    """Share of the teacher's term in the loss; the rest is the task's own loss."""
-    hidden_weight: float = 10.0
-    """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
 
 
 def fine_tune(

@@ -1,7 +1,8 @@
-"""What `axform optimize` can be asked for; one object, so that a resumed run can be held to the same."""
+"""What a training and `axform optimize` can be asked for, and the one home of the defaults. Without torch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,10 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.plan import Focus, Selection
 from .elements import LayerOrder
 
-__all__ = ["GroupShape", "OptimizeOptions", "SignMatchingMode"]
+__all__ = ["FineTuneOptions", "GroupShape", "OptimizeOptions", "SignMatchingMode"]
 
 GroupShape = Literal["any", "contiguous"]
 SignMatchingMode = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """Hyperparameters; the defaults are the paper's (3 epochs, 2e-5, batch 32, no warm-up)."""
+
+    epochs: int = 3
+    learning_rate: float = 2e-5
+    batch_size: int = 32
+    seed: int = 0
+    temperature: float = 2.0
+    """Softens teacher and student logits alike when a teacher is given."""
+    teacher_weight: float = 0.5
+    """Share of the teacher's term in the loss; the rest is the task's own loss."""
+    hidden_weight: float = 10.0
+    """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
 
 
 _RECOVER = 0.25
