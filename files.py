@@ -1,82 +1,178 @@
-"""Writing so that nothing is ever half there: to a temporary neighbour first, then a rename."""
+"""Writing so that nothing is ever half there, and reading what may be damaged.
+
+Everything is written under a temporary neighbouring name first and then renamed. The libraries that save weights raise
+errors of their own for a full disk; `writing` turns them into the same one-line error.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import AxformError
 
-__all__ = ["check_output_folder", "write_folder", "write_text"]
+__all__ = [
+    "beside",
+    "read_json",
+    "remove_leftovers",
+    "replace_folder",
+    "write_folder",
+    "write_json",
+    "write_text",
+    "writing",
+]
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TEMPORARY, _RETIRED = "tmp-", "old-"
+_LONGEST_NAME = 200
+"""Bytes of a name that still leave room for what `beside` adds: file systems end at 255."""
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` with ``text`` in one step; on any failure the old file stays as it was."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        descriptor, name = tempfile.mkstemp(prefix=beside(path, _TEMPORARY).name, dir=path.parent)
+        temporary = Path(name)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as handle:  # noqa: PTH123
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def check_output_folder(path: Path, overwrite: bool, what: str) -> None:
-    """Fail early, before any long work, when ``path`` cannot become the ``what`` folder.
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of JSON.
 
     Raises:
-        AxformError: ``path`` is a file, holds files and ``overwrite`` is off, or cannot be written.
+        ValueError: ``value`` holds a number that JSON has no word for; what cannot be read back is not written.
     """
-    if path.exists() and not path.is_dir():
-        raise AxformError(f"{path}: is a file, but the {what} must be a folder; name another one with --out.")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise AxformError(f"{path}: the folder is not empty; name another --out, or replace it with --overwrite.")
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Parse a file of JSON in UTF-8.
+
+    Raises:
+        AxformError: it is missing or cannot be read, for whatever reason; ends with ``remedy``, what the user can do.
+    """
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise _write_error(path, error) from error
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails for half a surrogate pair, which no text may hold
+    except FileNotFoundError:
+        raise AxformError(f"{path}: no such file; {remedy}.") from None
+    except RecursionError:
+        raise AxformError(f"{path}: damaged (nested too deep); {remedy}.") from None
+    except (OSError, ValueError) as error:
+        raise AxformError(f"{path}: damaged (not readable as JSON: {error}); {remedy}.") from None
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}")
 
 
 @contextmanager
-def write_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that takes the place of ``path`` when the block ends without error.
+def write_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that takes its place when the block ends without error.
 
     Raises:
-        AxformError: the target is not empty (and ``overwrite`` is off), cannot be written, or the disk is full.
+        AxformError: the folder cannot be written, or the disk is full; what stood under ``path`` stays.
     """
-    check_output_folder(path, overwrite, "output")
-    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    path = path.resolve()  # what a symbolic link points to is replaced, not the link
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        yield staging
-        retired = None
-        if path.exists():
-            retired = path.with_name(f".{path.name}.old-{os.getpid()}")
-            path.replace(retired)
-        staging.replace(path)
-        if retired is not None:
-            shutil.rmtree(retired, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=beside(path, _TEMPORARY).name, dir=path.parent))
+        try:
+            staging.chmod(0o777 & ~_umask())
+            yield staging
+            _flush(staging)
+            replace_folder(staging, path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Let the folder ``new`` take the place of ``path``, which is back under its name when that fails."""
+    if not path.exists():
+        new.replace(path)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=beside(path, _RETIRED).name, dir=path.parent))
+    path.replace(retired)
+    try:
+        new.replace(path)
+    except BaseException:
+        retired.replace(path)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Undo what killed processes left beside ``path``; only for who holds its lock, so that nobody is at work there.
+
+    Temporary files and folders go; what was moved aside to be replaced is put back, or removed when its successor is
+    there.
+    """
+    path = path.resolve()
+    if not path.parent.is_dir():
+        return
+    for leftover in path.parent.iterdir():
+        if leftover.name.startswith(beside(path, _RETIRED).name) and not path.exists() and any(leftover.iterdir()):
+            leftover.replace(path)
+        elif leftover.name.startswith((beside(path, _TEMPORARY).name, beside(path, _RETIRED).name)):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A hidden name beside ``path`` that belongs to it."""
+    name = path.name
+    if len(name.encode()) > _LONGEST_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return path.with_name(f".{name}.{suffix}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the file system while the block writes ``path`` into one clear error.
+
+    Raises:
+        AxformError: no space, no permission, a name that is too long and the like, whoever noticed it.
+    """
+    try:
+        yield
+    except AxformError:
+        raise
     except OSError as error:
         raise _write_error(path, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except Exception as error:  # torch, safetensors and tokenizers report a full disk in kinds of their own
+        cause = _system_error(error)
+        if cause is None:
+            raise
+        raise _write_error(path, cause) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The error of the operating system that a library's own error stands for."""
+    text = str(error)
+    code = re.search(r"os error (\d+)|Os \{ code: (\d+)", text)  # how Rust prints it
+    if code:
+        number = int(code.group(1) or code.group(2))
+        return OSError(number, os.strerror(number))
+    if "PytorchStreamWriter" in text or "inline_container" in text:  # how torch.save does; it keeps no reason
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
 
 
 def _write_error(path: Path, error: OSError) -> AxformError:
@@ -85,3 +181,20 @@ def _write_error(path: Path, error: OSError) -> AxformError:
             f"{path}: no space left while writing; free some or choose another disk. Nothing was left under this name."
         )
     return AxformError(f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to.")
+
+
+def _flush(folder: Path) -> None:
+    """Bring every file to the disk before the rename that makes them count."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -6,7 +6,6 @@ size W covers the positions ``g*W .. min((g+1)*W, dimension) - 1``, so the last 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import AxformError
-from ..files import write_text
+from ..files import read_json, write_text
 from .families import FAMILIES, ModelShape
 
 __all__ = [
@@ -122,15 +121,7 @@ class ApproximationPlan(_Part):
         Raises:
             AxformError: unreadable, not a plan, of a newer schema, or naming a part that the model does not have.
         """
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise AxformError(f"{path}: no such file; run `axform optimize` first, or name its --out folder.") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise AxformError(
-                f"{path}: not readable as JSON ({error}); the file is corrupt, restore it or run `axform optimize` again."
-            ) from None
-        return cls.from_json(raw, str(path))
+        return cls.from_json(read_json(path, "restore it, or make it with `axform optimize`"), str(path))
 
     @classmethod
     def from_json(cls, raw: object, source: str) -> ApproximationPlan:

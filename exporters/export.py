@@ -13,7 +13,9 @@ from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
 from ..core.progress import Progress
 from ..errors import AxformError
-from ..files import check_output_folder, write_folder
+from ..files import write_folder
+from ..locks import locked
+from ..outputs import check_output_folder, mark
 from ..runtime.bundle import (
     Bundle,
     FileRecord,
@@ -64,7 +66,7 @@ def export(
     run = RunFolder(run_path)
     record = run.read_record()
     plan = run.read_plan()
-    check_output_folder(out, overwrite, "bundle")
+    check_output_folder(out, "bundle", overwrite, {"the run": run_path})
     student = load_fine_tuned(run.model)
     _check_belongs(plan, student, run)
     progress.stage("exporting the baseline")
@@ -76,7 +78,8 @@ def export(
     data = _check_data(record, student, plan)
     progress.stage("writing the bundle")
     baseline_graph = ScopedGraph(baseline)
-    with write_folder(out, overwrite) as folder:
+    with locked(out), write_folder(out) as folder:
+        mark(folder, "bundle")
         save_onnx(baseline, folder / "baseline.onnx", external_data_above)
         optimized = graph.to_proto()
         save_onnx(optimized, folder / "model.onnx", external_data_above)

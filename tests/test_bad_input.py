@@ -185,7 +185,7 @@ def run_copy(finished, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda plan: "{ not json", "plan.json: not readable as JSON"),
+        (lambda plan: "{ not json", "plan.json: damaged (not readable as JSON"),
         (lambda plan: "[]", "not an axform plan"),
         (lambda plan: json.dumps(plan | {"schema_version": 99}), "schema 99 is newer than this axform understands (1)"),
         (lambda plan: json.dumps(plan | {"layers": plan["layers"][:1]}), "has 1 layers, but the model has 2"),

@@ -17,7 +17,8 @@ from ..core.plan import ApproximationPlan, default_group_size
 from ..core.progress import Progress
 from ..core.tasks import Task, task_named
 from ..errors import AxformError
-from ..files import check_output_folder, write_folder
+from ..files import write_folder
+from ..outputs import check_output_folder, mark
 from .apply import apply_plan
 from .attention import default_k
 from .data import TaskData, encode, load_task_data
@@ -74,12 +75,15 @@ def optimize(
         if run.is_finished():
             return run.read_record()
     else:
-        check_output_folder(out, overwrite, "run")
+        check_output_folder(
+            out, "run", overwrite, {"the model": Path(options.model), "the data": Path(options.data or out / "none")}
+        )
     data = settle_task_data(options)
     loaded = load_for_task(options.model, data.task, data.num_labels, options.seed)
     _check_fits(options, loaded)
     if not run.options_path.exists() or not resume:
         _clear(out)
+        mark(out, "run")
         run.write_options(options)
     return _Run(options, run, data, loaded, progress or Progress()).execute()
 
@@ -357,7 +361,7 @@ def max_length(wanted: int | None, loaded: LoadedModel) -> int:
 
 
 def _save(loaded: LoadedModel, folder: Path) -> None:
-    with write_folder(folder, overwrite=True) as staging, without_progress_bar():
+    with write_folder(folder) as staging, without_progress_bar():
         loaded.model.save_pretrained(staging)
         loaded.tokenizer.save_pretrained(staging)
 
