@@ -36,8 +36,10 @@ def file_record(path: Path) -> FileRecord:
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """The record of every file in ``folder``, by name."""
-    return {path.name: file_record(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    """The record of every file in ``folder`` and the folders in it, by its path from there."""
+    return {
+        path.relative_to(folder).as_posix(): file_record(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def first_damage(folder: Path, records: Mapping[str, FileRecord]) -> str | None:
@@ -53,7 +55,9 @@ def first_damage(folder: Path, records: Mapping[str, FileRecord]) -> str | None:
 
 def seal(folder: Path) -> None:
     """Record the files of ``folder`` in it; the last thing that is written there."""
-    write_json(folder / _SEAL, {name: record.model_dump() for name, record in record_files(folder).items()})
+    records = record_files(folder)
+    records.pop(_SEAL, None)
+    write_json(folder / _SEAL, {name: record.model_dump() for name, record in records.items()})
 
 
 def damage(folder: Path) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,46 @@ class EncodedSplit:
         """Tokens per sample, (samples,)."""
         first = next(iter(self.features.values()))
         return np.array([len(sample) for sample in first])
+
+    def digest(self) -> str:
+        """SHA-256 over every token and label, in order."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for name in sorted(self.features):
+            digest.update(name.encode())
+            for sample in self.features[name]:
+                digest.update(len(sample).to_bytes(8, "little"))
+                digest.update(np.ascontiguousarray(sample, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The split as arrays that ``numpy.savez`` stores and `from_arrays` reads."""
+        arrays: dict[str, np.ndarray] = {
+            "pad_values": np.array(json.dumps(dict(self.pad_values))),
+            "labels": self.labels,
+            "lengths": self.lengths,
+        }
+        for name, samples in self.features.items():
+            arrays[f"features/{name}"] = np.concatenate(list(samples)).astype(np.int32)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> EncodedSplit:
+        """Read what `to_arrays` made.
+
+        Raises:
+            KeyError, ValueError: it is not that.
+        """
+        lengths = arrays["lengths"]
+        features = {
+            name.removeprefix("features/"): np.split(value.astype(np.int64), np.cumsum(lengths)[:-1])
+            for name, value in arrays.items()
+            if name.startswith("features/")
+        }
+        if not features or len(lengths) != len(arrays["labels"]):
+            raise ValueError("features, lengths and labels do not fit together")
+        if any(sum(map(len, samples)) != lengths.sum() for samples in features.values()):
+            raise ValueError("features are not as long as lengths says")
+        return cls(features, arrays["labels"], json.loads(str(arrays["pad_values"])))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> EncodedSplit:
         """The samples at ``indices``, in that order."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 
 from .. import __version__
+from ..core.batches import EncodedSplit
 from ..core.families import Family
 from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
@@ -18,19 +20,16 @@ from ..locks import locked
 from ..outputs import check_output_folder, mark
 from ..runtime.bundle import (
     Bundle,
-    FileRecord,
     GraphSize,
     Manifest,
     OpLibrary,
     RewriteSummary,
-    file_record,
     write_manifest,
 )
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
+from ..seals import FileRecord, record_files
 from ..toolchain.apply import apply_plan
-from ..toolchain.data import encode
 from ..toolchain.models import LoadedModel, load_fine_tuned
-from ..toolchain.optimize import max_length, settle_task_data
 from ..toolchain.run_folder import RunFolder, RunRecord
 from .baseline import export_baseline, named_outputs
 from .head_mode import HeadMode
@@ -63,47 +62,86 @@ def export(
             approximation that the graph does not allow.
     """
     progress = progress or Progress()
-    run = RunFolder(run_path)
-    record = run.read_record()
-    plan = run.read_plan()
-    check_output_folder(out, "bundle", overwrite, {"the run": run_path})
-    student = load_fine_tuned(run.model)
-    _check_belongs(plan, student, run)
-    progress.stage("exporting the baseline")
-    baseline = export_baseline(load_fine_tuned(run.baseline))
-    progress.stage("exporting the approximated model")
-    graph = ScopedGraph(export_baseline(student))
-    reports = rewrite(graph, plan, student.family, heads)
-    progress.stage("recording PyTorch's outputs for the parity check")
-    data = _check_data(record, student, plan)
-    progress.stage("writing the bundle")
-    baseline_graph = ScopedGraph(baseline)
-    with locked(out), write_folder(out) as folder:
-        mark(folder, "bundle")
-        save_onnx(baseline, folder / "baseline.onnx", external_data_above)
-        optimized = graph.to_proto()
-        save_onnx(optimized, folder / "model.onnx", external_data_above)
-        student.model.config.save_pretrained(folder)
-        student.tokenizer.save_pretrained(folder)
-        data.save(folder / "check.npz")
-        files = {path.name: file_record(path) for path in sorted(folder.iterdir())}
-        manifest = Manifest(
-            axform_version=__version__,
-            plan=plan,
-            task=record.options.task,
-            metric=record.metric,
-            labels=list(record.labels),
-            max_drop=record.options.max_drop,
-            max_length=max_length(None, student),
-            baseline_size=_size(baseline, baseline_graph, files, "baseline.onnx"),
-            model_size=_size(optimized, graph, files, "model.onnx"),
-            rewrites=[_summary(report) for report in reports if report.done],
-            op_library=OpLibrary(accelerates=sorted({n.op_type for n in optimized.graph.node if n.domain == DOMAIN})),
-            run=record.model_dump(mode="json"),
-            files=files,
-        )
-        write_manifest(folder, manifest)
+    options = RunFolder(run_path).read_record().options
+    kept = {"the run": run_path, "the model": Path(options.model)}
+    check_output_folder(out, "bundle", overwrite, kept | ({"the data": Path(options.data)} if options.data else {}))
+    with locked(out):
+        progress.stage("reading the run")
+        run = _FinishedRun(RunFolder(run_path))
+        progress.stage("exporting the baseline")
+        baseline = export_baseline(run.baseline)
+        progress.stage("exporting the approximated model")
+        graph = ScopedGraph(export_baseline(run.student))
+        reports = rewrite(graph, run.plan, run.student.family, heads)
+        progress.stage("recording PyTorch's outputs for the parity check")
+        data = _check_data(run)
+        progress.stage("writing the bundle")
+        with write_folder(out) as folder:
+            optimized = graph.to_proto()
+            save_onnx(baseline, folder / "baseline.onnx", external_data_above)
+            save_onnx(optimized, folder / "model.onnx", external_data_above)
+            run.student.model.config.save_pretrained(folder)
+            run.student.tokenizer.save_pretrained(folder)
+            data.save(folder / "check.npz")
+            files = record_files(folder)
+            manifest = Manifest(
+                axform_version=__version__,
+                plan=run.plan,
+                task=run.record.options.task,
+                metric=run.record.metric,
+                labels=list(run.record.labels),
+                max_drop=run.record.options.max_drop,
+                max_length=run.student.max_length(None),
+                baseline_size=_size(baseline, ScopedGraph(baseline), files, "baseline.onnx"),
+                model_size=_size(optimized, graph, files, "model.onnx"),
+                rewrites=[_summary(report) for report in reports if report.done],
+                op_library=OpLibrary(
+                    accelerates=sorted({n.op_type for n in optimized.graph.node if n.domain == DOMAIN})
+                ),
+                run=_without_places(run.record),
+                files=files,
+            )
+            write_manifest(folder, manifest)
+            mark(folder, "bundle")
     return Bundle(out), reports
+
+
+class _FinishedRun:
+    """What an export needs of a run, all of it whole and of that run.
+
+    Raises:
+        AxformError: a part is missing, damaged or of another run.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.record: RunRecord = run.read_record()
+        missing = run.missing()
+        if missing is not None:
+            raise AxformError(f"{missing}; the same `axform optimize` command with --resume makes it again.")
+        counts = run.round(self.record.round)
+        self.plan: ApproximationPlan = counts.read_plan()
+        self.student: LoadedModel = load_fine_tuned(counts.model)
+        self.baseline: LoadedModel = load_fine_tuned(run.baseline)
+        self.report: EncodedSplit = run.read_report_split()
+        _check_same(counts.plan_path, "the plan's model", self.plan.model, self.student.identity())
+        fingerprint = self.baseline.identity().fingerprint
+        _check_same(run.baseline, "the fingerprint of its weights", fingerprint, self.record.baseline_fingerprint)
+        _check_same(counts.path, "its baseline", counts.read_record().baseline, self.record.baseline_fingerprint)
+        _check_same(run.inputs, "the digests of its data", run.read_inputs(), self.record.inputs)
+        _check_same(run.inputs, "its reported split", self.report.digest(), self.record.inputs.report)
+
+
+def _check_same(place: Path, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise AxformError(f"{place}: is of another run: {what} is {found}, where {expected} is expected; restore it.")
+
+
+def _without_places(record: RunRecord) -> dict[str, Any]:
+    """The record without folders of the machine that made it; a bundle goes to others."""
+    public = record.model_dump(mode="json")
+    model = Path(record.options.model)
+    public["options"] |= {"data": None, "model": model.name if model.is_absolute() else record.options.model}
+    return public
 
 
 def rewrite(
@@ -140,26 +178,14 @@ def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = _EX
     onnx.checker.check_model(str(path))
 
 
-def _check_belongs(plan: ApproximationPlan, student: LoadedModel, run: RunFolder) -> None:
-    if plan.model != student.identity():
-        raise AxformError(
-            f"{run.plan_path}: belongs to another model: its fingerprint is {plan.model.fingerprint[:12]}..., that of "
-            f"{run.model} is {student.identity().fingerprint[:12]}...; restore both from the same run."
-        )
-
-
-def _check_data(record: RunRecord, student: LoadedModel, plan: ApproximationPlan) -> CheckData:
-    options = record.options
-    task_data = settle_task_data(options)
-    length = max_length(options.max_length or task_data.task.max_length, student)
-    split = encode(task_data.task, task_data.report, student.tokenizer, student.inputs, length)
+def _check_data(run: _FinishedRun) -> CheckData:
     references = []
-    with apply_plan(student.model, plan):
-        for indices in reference_batches(split.lengths):
-            batch = {name: torch.from_numpy(value) for name, value in split.batch(indices).items()}
-            outputs = named_outputs(student.model, batch)
+    with apply_plan(run.student.model, run.plan):
+        for indices in reference_batches(run.report.lengths):
+            batch = {name: torch.from_numpy(value) for name, value in run.report.batch(indices).items()}
+            outputs = named_outputs(run.student.model, batch)
             references.append(ReferenceBatch(indices, {name: value.numpy() for name, value in outputs.items()}))
-    return CheckData(split, references)
+    return CheckData(run.report, references)
 
 
 def _size(proto: onnx.ModelProto, graph: ScopedGraph, files: dict[str, FileRecord], name: str) -> GraphSize:

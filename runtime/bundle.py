@@ -9,7 +9,6 @@ config.json, tokenizer files
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,11 @@ from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
 from ..errors import AxformError
 from ..files import write_text
+from ..seals import FileRecord, first_damage
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "FileRecord", "GraphSize", "Manifest", "OpLibrary", "RewriteSummary"]
+__all__ = ["SCHEMA_VERSION", "Bundle", "GraphSize", "Manifest", "OpLibrary", "RewriteSummary"]
 
 SCHEMA_VERSION = 1
-
-
-class FileRecord(BaseModel):
-    sha256: str
-    bytes: int
 
 
 class GraphSize(BaseModel):
@@ -106,12 +101,9 @@ class Bundle:
         Raises:
             AxformError: a file was changed after the export.
         """
-        for name, record in self.manifest.files.items():
-            if file_record(self.path / name).sha256 != record.sha256:
-                raise AxformError(
-                    f"{self.path / name}: was changed after the export (its checksum differs from axform.json); "
-                    "export again with axform-export."
-                )
+        damaged = first_damage(self.path, self.manifest.files)
+        if damaged is not None:
+            raise AxformError(f"{self.path}: {damaged}; export again with axform-export.")
 
     def save_result(self, name: str, result: dict[str, Any]) -> None:
         """Record the last result of ``check`` or ``bench`` in axform.json."""
@@ -138,15 +130,6 @@ class Bundle:
             if not (self.path / name).is_file():
                 raise AxformError(f"{self.path / name}: missing from the bundle; export again with axform-export.")
         return manifest
-
-
-def file_record(path: Path) -> FileRecord:
-    """Size and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(1 << 22):
-            digest.update(chunk)
-    return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from axform import cli
 from axform.exporters import cli as export_cli
+from axform.seals import seal
+from axform.toolchain.run_folder import RunFolder
 from support import run_command, save_pretrained_only, save_sentiment, save_tiny, sentiment_rows
 
 
@@ -192,7 +194,7 @@ def run_copy(finished, tmp_path):
         (lambda plan: json.dumps(plan | {"surprise": 1}), "plan.json: surprise: Extra inputs are not permitted"),
         (
             lambda plan: json.dumps(plan | {"model": plan["model"] | {"fingerprint": "0" * 64}}),
-            "belongs to another model: its fingerprint is 000000000000",
+            "is of another run: the plan's model is",
         ),
         (
             lambda plan: with_part(plan, "attention", pruned_heads=[14]),
@@ -214,11 +216,17 @@ def run_copy(finished, tmp_path):
     ],
 )
 def test_bad_plan(capsys, run_copy, tmp_path, damage, message):
-    plan = json.loads((run_copy / "plan.json").read_text())
-    (run_copy / "plan.json").write_text(damage(plan))
+    replace_plan(run_copy, damage)
     code, text = export(capsys, run_copy, tmp_path / "bundle")
     assert code == 2 and message in text
     assert not (tmp_path / "bundle").exists()
+
+
+def replace_plan(run_folder, damage):
+    """Change the plan of a finished run as if it had been written so."""
+    counts = RunFolder(run_folder).round(RunFolder(run_folder).read_record().round)
+    counts.plan_path.write_text(damage(json.loads(counts.plan_path.read_text())))
+    seal(counts.path)
 
 
 def with_part(plan, block, **values):
@@ -227,9 +235,7 @@ def with_part(plan, block, **values):
 
 
 def test_plan_naming_a_layer_that_does_not_exist(capsys, run_copy, tmp_path):
-    plan = json.loads((run_copy / "plan.json").read_text())
-    plan["layers"].append(plan["layers"][0])
-    (run_copy / "plan.json").write_text(json.dumps(plan))
+    replace_plan(run_copy, lambda plan: json.dumps(plan | {"layers": [*plan["layers"], plan["layers"][0]]}))
     assert "has 3 layers, but the model has 2" in export(capsys, run_copy, tmp_path / "bundle")[1]
 
 
@@ -237,7 +243,7 @@ def test_run_that_is_not_finished_or_not_a_run(capsys, run_copy, tmp_path):
     assert "not a run folder" in export(capsys, tmp_path, tmp_path / "bundle")[1]
     assert "no such folder" in export(capsys, tmp_path / "none", tmp_path / "bundle")[1]
     (run_copy / "run.json").unlink()
-    assert "the run is not finished; continue it with" in export(capsys, run_copy, tmp_path / "bundle")[1]
+    assert "the run is not finished; continue it with the same" in export(capsys, run_copy, tmp_path / "bundle")[1]
 
 
 def test_disk_full_leaves_nothing_under_the_final_name(capsys, run_copy, tmp_path, monkeypatch):
@@ -257,7 +263,7 @@ def test_disk_full_keeps_the_bundle_that_was_there(capsys, run_copy, finished, t
     import axform.exporters.export as module
 
     shutil.copytree(finished[1], tmp_path / "bundle")
-    monkeypatch.setattr(module, "file_record", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(module, "record_files", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     assert export(capsys, run_copy, tmp_path / "bundle", "--overwrite")[0] == 2
     assert (tmp_path / "bundle" / "axform.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
@@ -270,7 +276,7 @@ def test_bundle_changed_after_the_export(capsys, finished, tmp_path):
     (bundle / "model.onnx").write_bytes(bytes(content))
     for command in ("check", "bench"):
         code, text = run(capsys, command, bundle)
-        assert code == 2 and "model.onnx: was changed after the export" in text
+        assert code == 2 and "model.onnx is not as it was written" in text
 
 
 @pytest.mark.parametrize(

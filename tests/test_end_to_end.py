@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from axform.core.plan import ApproximationPlan
 from axform.exporters.export import export
 from axform.runtime import load_session
 from axform.runtime.bundle import Bundle
@@ -189,7 +188,7 @@ def test_killed_and_interrupted_runs_resume_to_the_same_plan(command, tmp_path):
     assert not (disturbed / "run.json").exists()
 
     subprocess.run([*CLI, *command, disturbed, "--resume"], check=True, capture_output=True)
-    plans = [ApproximationPlan.load(folder / "plan.json") for folder in (undisturbed, disturbed)]
+    plans = [RunFolder(folder).read_plan() for folder in (undisturbed, disturbed)]
     assert plans[0] == plans[1], (first, second)
     records = [json.loads(line) for line in (disturbed / "trials.jsonl").read_text().splitlines()[1:]]
     assert [record["trial"] for record in records] == list(range(trials))

@@ -103,7 +103,7 @@ def _read_split(folder: Path, *names: str) -> tuple[pd.DataFrame, str]:
             if frame.empty:
                 raise AxformError(f"{source}: the split is empty; it must hold at least one row.")
             return frame, source
-    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+    found = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))) or "nothing"
     expected = " or ".join(f"{name}.*" for name in dict.fromkeys(names))
     raise AxformError(
         f"{folder}: split {names[0]!r} is missing; found {found}, expected {expected} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..core.batches import EncodedSplit
 from ..core.metrics import Measurement, compute_metric
 from ..core.tasks import Task
+from ..errors import AxformError
+from ..files import writing
+from .checkpoints import Checkpoints
 from .evaluation import predict, task_loss
 from .models import LoadedModel, without_progress_bar
 from .options import FineTuneOptions
@@ -36,8 +38,8 @@ def fine_tune(
 ) -> list[Measurement]:
     """Train in place and leave the model with the weights of its best epoch on the selection split.
 
-    Checkpoints go to ``work_dir``, so that a killed run continues after its last full epoch; they are deleted at the
-    end.
+    Checkpoints go to ``work_dir``, so that a killed run continues after its last full epoch; they stay until the
+    caller, who has saved the result, deletes them.
 
     Args:
         teacher: an already fine-tuned model of the same task whose logits are distilled.
@@ -46,10 +48,33 @@ def fine_tune(
 
     Returns:
         The selection measurements after each epoch, with ``keep_start`` preceded by the one before training.
+
+    Raises:
+        AxformError: the training diverged, or the disk is full.
     """
-    watcher = _BestEpoch(loaded, task, selection, options.batch_size, work_dir / "best.pt", on_step)
-    if keep_start and not watcher.by_epoch:
-        watcher.record(epoch=0)
+    with writing(work_dir):
+        checkpoints = Checkpoints(work_dir)
+        watcher = _EpochWatcher(loaded, task, selection, options, checkpoints, on_step)
+        if keep_start and not checkpoints.measurements:
+            watcher.measure(epoch=0, step=0)
+            checkpoints.commit_start(loaded.model)
+        trainer = _trainer(loaded, task, train, options, work_dir, teacher, watcher)
+        with without_progress_bar():
+            trainer.train(resume_from_checkpoint=None if checkpoints.last is None else str(checkpoints.last))
+    loaded.model.load_state_dict(checkpoints.best_weights())
+    loaded.model.eval()
+    return checkpoints.measurements
+
+
+def _trainer(
+    loaded: LoadedModel,
+    task: Task,
+    train: EncodedSplit,
+    options: FineTuneOptions,
+    work_dir: Path,
+    teacher: PreTrainedModel | None,
+    watcher: TrainerCallback,
+) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         num_train_epochs=options.epochs,
@@ -57,12 +82,12 @@ def fine_tune(
         per_device_train_batch_size=options.batch_size,
         seed=options.seed,
         data_seed=options.seed,
-        bf16=_has_fast_bf16(),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=None,  # the watcher deletes what is not needed, once its successor is whole
         logging_strategy="steps",
         logging_steps=10,
+        logging_nan_inf_filter=False,
         train_sampling_strategy="group_by_length",
         disable_tqdm=True,
         report_to=[],
@@ -81,12 +106,7 @@ def fine_tune(
         key_mask=loaded.family.attention_mask,
     )
     trainer.remove_callback(PrinterCallback)
-    with without_progress_bar():
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work_dir)) if work_dir.is_dir() else None)
-    loaded.model.load_state_dict(torch.load(watcher.path, weights_only=True))
-    loaded.model.eval()
-    shutil.rmtree(work_dir)
-    return list(watcher.by_epoch.values())
+    return trainer
 
 
 def _has_fast_bf16() -> bool:
@@ -120,7 +140,11 @@ class _Collator:
 
 
 class _DistillingTrainer(Trainer):
-    """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression)."""
+    """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression).
+
+    The student runs in bf16 where the hardware has it. That stands here, around the student's forward, and not in
+    Trainer's ``bf16``, which wraps the model itself and leaves it so: what is measured and shipped is float32.
+    """
 
     def __init__(
         self,
@@ -141,7 +165,8 @@ class _DistillingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         labels = inputs.pop("labels")
-        outputs = model(**inputs, output_hidden_states=self._teacher is not None)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=_has_fast_bf16()):
+            outputs = model(**inputs, output_hidden_states=self._teacher is not None)
         loss = task_loss(self._task, outputs.logits, labels)
         if self._teacher is not None:
             with torch.no_grad():
@@ -172,60 +197,55 @@ def _hidden_loss(outputs: Any, wanted: Any, real: Tensor) -> Tensor:
     The student is the teacher with parts missing, so layers correspond one to one. ``real`` is (batch, sequence).
     """
     layers = zip(outputs.hidden_states[1:], wanted.hidden_states[1:], strict=True)
-    distances = [(ours[real] - theirs[real]).square().mean() / theirs[real].square().mean() for ours, theirs in layers]
+    distances = [
+        (ours[real].float() - theirs[real]).square().mean() / theirs[real].square().mean() for ours, theirs in layers
+    ]
     return torch.stack(distances).mean()
 
 
-class _BestEpoch(TrainerCallback):
-    """Measures the selection split after each epoch and keeps the weights of the best one on disk."""
+class _EpochWatcher(TrainerCallback):
+    """Measures the selection split after each epoch, seals its checkpoint, and notices a training that diverges."""
 
     def __init__(
         self,
         loaded: LoadedModel,
         task: Task,
         selection: EncodedSplit,
-        batch_size: int,
-        path: Path,
+        options: FineTuneOptions,
+        checkpoints: Checkpoints,
         on_step: Callable[[int, int, float], None] | None,
     ) -> None:
-        self._loaded, self._task, self._selection, self._batch_size = loaded, task, selection, batch_size
+        self._loaded, self._task, self._selection, self._options = loaded, task, selection, options
+        self._checkpoints = checkpoints
         self._on_step = on_step
         self._loss = float("nan")
-        self.path = path
-        self.by_epoch: dict[int, Measurement] = {}
-        if path.exists():
-            saved = torch.load(self._measurements_path, weights_only=True)
-            self.by_epoch = {epoch: Measurement(loss, metric) for epoch, loss, metric in saved}
 
-    @property
-    def _measurements_path(self) -> Path:
-        return self.path.with_name("measurements.pt")
-
-    def record(self, epoch: int) -> None:
-        logits = predict(self._loaded, self._selection, self._batch_size)
+    def measure(self, epoch: int, step: int) -> None:
+        logits = predict(self._loaded, self._selection, self._options.batch_size)
         labels = self._selection.labels
         loss = task_loss(self._task, torch.from_numpy(logits), torch.from_numpy(labels)).item()
-        measured = Measurement(loss, compute_metric(self._task.metric, logits, labels))
-        self.by_epoch.pop(epoch, None)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if all(_rank(measured) > _rank(other) for other in self.by_epoch.values()):
-            temporary = self.path.with_suffix(".tmp")
-            torch.save(self._loaded.model.state_dict(), temporary)
-            temporary.replace(self.path)
-        self.by_epoch[epoch] = measured
-        torch.save([(number, m.loss, m.metric) for number, m in self.by_epoch.items()], self._measurements_path)
+        self._check_converges(loss, f"selection loss after epoch {epoch}")
+        self._checkpoints.record(epoch, step, Measurement(loss, compute_metric(self._task.metric, logits, labels)))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.record(round(state.epoch))
+        self.measure(round(state.epoch), state.global_step)
         self._loaded.model.train()
 
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._checkpoints.commit(state.global_step)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        self._loss = (logs or {}).get("loss", self._loss)
+        if logs and "loss" in logs:
+            self._loss = logs["loss"]
+            self._check_converges(self._loss, f"training loss at step {state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._on_step is not None:
             self._on_step(state.global_step, state.max_steps, self._loss)
 
-
-def _rank(measured: Measurement) -> tuple[float, float]:
-    return (measured.metric, -measured.loss)
+    def _check_converges(self, loss: float, what: str) -> None:
+        if not math.isfinite(loss):
+            raise AxformError(
+                f"the training diverged: {what} is {loss}. Start again with --overwrite and a --learning-rate smaller "
+                f"than {self._options.learning_rate:g}."
+            )

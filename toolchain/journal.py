@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ..core.metrics import Measurement
 from ..errors import AxformError
-from ..files import write_text
+from ..files import write_text, writing
 from .significance import Verdict
 
 __all__ = ["Journal", "TrialRecord"]
 
 
 class TrialRecord(BaseModel):
-    """One trial."""
+    """One trial; a loss that is no number is written as text that reads back as it was."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     trial: int
     element: str
@@ -74,21 +76,23 @@ class Journal:
         return record
 
     def append(self, record: TrialRecord) -> None:
-        with self.path.open("a", encoding="utf-8") as handle:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as handle:
             handle.write(record.model_dump_json() + "\n")
             handle.flush()
             os.fsync(handle.fileno())
 
     def _read(self, settings: Mapping[str, Any]) -> list[TrialRecord]:
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        complete = lines[:-1]  # what follows the last newline was cut off by a crash
-        if not complete:
-            return []
         try:
-            found = json.loads(complete[0])["settings"]
+            complete = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off by a crash
+            if not complete:
+                return []
+            found = json.loads(complete[0])["settings"].copy()
             records = [TrialRecord.model_validate_json(line) for line in complete[1:]]
-        except (json.JSONDecodeError, ValidationError, KeyError, TypeError) as error:
-            raise AxformError(f"{self.path}: damaged ({error}); delete it to search again from the start.") from None
+            if [record.trial for record in records] != list(range(len(records))):
+                raise ValueError("trials are missing")
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise AxformError(f"{self.path}: damaged ({reason}); delete it to search again from the start.") from None
         expected = json.loads(json.dumps(dict(settings)))
         for name in sorted(expected.keys() | found.keys()):
             if found.get(name) != expected.get(name):

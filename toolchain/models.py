@@ -44,6 +44,14 @@ class LoadedModel:
         accepted = inspect.signature(self.model.forward).parameters
         return [name for name in accepted if name in self.tokenizer.model_input_names]
 
+    def max_length(self, wanted: int | None) -> int:
+        """``wanted``, but at most what the tokenizer and the position embeddings allow; None = that most."""
+        positions = self.model.config.max_position_embeddings
+        if self.family.model_type == "roberta":
+            positions -= self.model.config.pad_token_id + 1  # its positions start after the padding index
+        most = min(positions, self.tokenizer.model_max_length)
+        return most if wanted is None else min(wanted, most)
+
     def identity(self) -> ModelIdentity:
         return ModelIdentity(
             family=self.family.model_type,

@@ -1,33 +1,43 @@
 """The run folder: what `axform optimize` writes and `axform-export` reads.
 
 options.json   what was asked for
-run.json       options, measurements, counts; present when the run is finished
-plan.json      the approximation plan
+inputs/        what the run started on: digests of its data and model, and the tokenized reported split
 baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
-model/         the fine-tuned weights that the plan applies to, full size
-trials.jsonl   the journal of the search (trials-2.jsonl ... when the search was repeated)
-rounds.json    how well each search's model did after its fine-tuning
+trials.jsonl   the journal of the first search (trials-2.jsonl ... when it was repeated)
+round-1/       what a search and the fine-tuning after it gave: plan.json, model/ (full size), round.json; round-2/ ...
+run.json       measurements and counts, and which round counts; there when the run is finished
+
+inputs, baseline and the rounds are each written in one step and sealed, so that they are whole or not there.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..core.batches import EncodedSplit
 from ..core.metrics import Measurement, Metric
 from ..core.plan import ApproximationPlan
 from ..errors import AxformError
-from ..files import write_text
+from ..files import beside, read_json, write_folder, write_json
+from ..seals import damage, seal
 from .options import OptimizeOptions
 
-__all__ = ["Measured", "RunFolder", "RunRecord"]
+__all__ = ["Measured", "Round", "RoundRecord", "RunFolder", "RunInputs", "RunRecord"]
+
+SCHEMA_VERSION = 2
+_AGAIN = "make the run again with `axform optimize --overwrite`"
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Measured(BaseModel):
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Measured(_Record):
     """Loss and metric on the selection split, metric on the reported split."""
 
     loss: float
@@ -35,16 +45,42 @@ class Measured(BaseModel):
     report_metric: float
 
 
-class RunRecord(BaseModel):
+class RunInputs(_Record):
+    """What a run started on, as digests, so that it continues on nothing else."""
+
+    train: str
+    selection: str
+    report: str
+    model: str
+    """Fingerprint of the weights before any training."""
+
+
+class RoundRecord(_Record):
+    """``round.json``: one search and the fine-tuning after it."""
+
+    slack: float
+    """Extra relative loss that the search was allowed."""
+    baseline: str
+    """Fingerprint of the baseline that was searched."""
+    searched: Measurement
+    """Under the plan, before the fine-tuning."""
+    final: Measurement
+    trials: int
+    search_seconds: float
+
+
+class RunRecord(_Record):
     """``run.json`` of a finished run."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     options: OptimizeOptions
+    inputs: RunInputs
     labels: tuple[str, ...]
     metric: Metric
     train_rows: int
     selection_rows: int
     report_rows: int
+    baseline_fingerprint: str
     baseline: Measured
     searched: Measured
     """Under the plan, before the final fine-tuning."""
@@ -52,21 +88,23 @@ class RunRecord(BaseModel):
     metric_bound: float
     """The smallest metric on the selection split that `--max-drop` allows."""
     trials: int
+    """In the round that counts, like ``search_seconds``."""
     search_seconds: float
-    rounds: int
-    """Searches made: more than one when the final fine-tuning could not win back what the first one cost."""
+    round: int
+    """The one that counts: above 1 when the fine-tuning could not win back what the searches before it cost."""
     versions: dict[str, str]
 
+    def is_other_than(self, other: RunRecord) -> bool:
+        """Whether weights or measurements differ."""
+        varying = {"search_seconds", "versions"}
+        return self.model_dump(exclude=varying) != other.model_dump(exclude=varying)
 
-class RunFolder:
-    """Paths inside a run folder, and its two JSON files."""
+
+class Round:
+    """One ``round-N`` folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def baseline(self) -> Path:
-        return self.path / "baseline"
 
     @property
     def model(self) -> Path:
@@ -77,68 +115,132 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def record_path(self) -> Path:
+        return self.path / "round.json"
+
+    def read_plan(self) -> ApproximationPlan:
+        return ApproximationPlan.load(self.plan_path)
+
+    def read_record(self) -> RoundRecord:
+        return _parse(RoundRecord, self.record_path)
+
+    def write_record(self, record: RoundRecord) -> None:
+        write_json(self.record_path, record.model_dump(mode="json"))
+
+
+class RunFolder:
+    """Paths inside a run folder, and its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def replacement(self) -> RunFolder:
+        """Where the run that `--overwrite` asks for grows, until it is finished and takes this one's place."""
+        return RunFolder(beside(self.path.resolve(), "replacement"))
+
+    @property
     def options_path(self) -> Path:
         return self.path / "options.json"
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs"
+
+    @property
+    def baseline(self) -> Path:
+        return self.path / "baseline"
 
     @property
     def record_path(self) -> Path:
         return self.path / "run.json"
 
-    def journal(self, round_number: int) -> Path:
-        return self.path / ("trials.jsonl" if round_number == 0 else f"trials-{round_number + 1}.jsonl")
+    def round(self, number: int) -> Round:
+        """Rounds count from 1."""
+        return Round(self.path / f"round-{number}")
+
+    def journal(self, number: int) -> Path:
+        """Trials of the search of a round."""
+        return self.path / ("trials.jsonl" if number == 1 else f"trials-{number}.jsonl")
 
     def training(self, name: str) -> Path:
         """Checkpoints of a fine-tuning under way."""
         return self.path / f"{name}-training"
 
-    def finished_rounds(self) -> list[Measurement]:
-        """Selection measurements after the final fine-tuning of each round so far; the last one's model is on disk."""
-        path = self.path / "rounds.json"
-        if not path.exists():
-            return []
-        return [Measurement(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-
-    def finish_round(self, measured: Measurement) -> None:
-        rounds = [asdict(entry) for entry in (*self.finished_rounds(), measured)]
-        write_text(self.path / "rounds.json", json.dumps(rounds, indent=2) + "\n")
+    def is_started(self) -> bool:
+        return self.options_path.exists()
 
     def is_finished(self) -> bool:
         return self.record_path.exists()
 
+    def missing(self) -> str | None:
+        """Which part of a finished run is not as it was written; None when all is there."""
+        chosen = self.round(self.read_record().round).path
+        for folder in (self.inputs, self.baseline, chosen):
+            what = damage(folder)
+            if what is not None:
+                return f"{folder}: {what}"
+        return None
+
     def read_plan(self) -> ApproximationPlan:
-        return ApproximationPlan.load(self.plan_path)
+        """The plan of the round that counts."""
+        return self.round(self.read_record().round).read_plan()
 
     def read_record(self) -> RunRecord:
         """The record of a finished run.
 
         Raises:
-            AxformError: not a run folder, an unfinished run, or a damaged file.
+            AxformError: not a run folder, an unfinished run, one of another version, or a damaged file.
         """
         if not self.path.is_dir():
             raise AxformError(f"{self.path}: no such folder; name the --out folder of `axform optimize`.")
-        if not self.record_path.exists():
-            if self.options_path.exists():
+        if not self.is_finished():
+            if not self.is_started():
                 raise AxformError(
-                    f"{self.path}: the run is not finished; continue it with `axform optimize ... --resume`."
+                    f"{self.path}: not a run folder (no run.json); name the --out folder of `axform optimize`."
                 )
             raise AxformError(
-                f"{self.path}: not a run folder (no run.json); name the --out folder of `axform optimize`."
+                f"{self.path}: the run is not finished; continue it with the same `axform optimize` command and --resume."
             )
-        return _parse(RunRecord, self.record_path)
+        raw = read_json(self.record_path, _AGAIN)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise AxformError(f"{self.record_path}: of another version of axform (schema {version!r}); {_AGAIN}.")
+        return _validated(RunRecord, raw, self.record_path)
 
     def write_record(self, record: RunRecord) -> None:
-        write_text(self.record_path, record.model_dump_json(indent=2) + "\n")
+        write_json(self.record_path, record.model_dump(mode="json"))
 
     def read_options(self) -> OptimizeOptions:
         return _parse(OptimizeOptions, self.options_path)
 
     def write_options(self, options: OptimizeOptions) -> None:
-        write_text(self.options_path, options.model_dump_json(indent=2) + "\n")
+        write_json(self.options_path, options.model_dump(mode="json"))
+
+    def read_inputs(self) -> RunInputs:
+        return _parse(RunInputs, self.inputs / "inputs.json")
+
+    def write_inputs(self, inputs: RunInputs, report: EncodedSplit) -> None:
+        with write_folder(self.inputs) as staging:
+            write_json(staging / "inputs.json", inputs.model_dump())
+            with (staging / "report.npz").open("wb") as handle:
+                np.savez_compressed(handle, **report.to_arrays())  # type: ignore[arg-type]
+            seal(staging)
+
+    def read_report_split(self) -> EncodedSplit:
+        """The tokenized reported split; `missing` must have found it whole."""
+        with np.load(self.inputs / "report.npz") as arrays:
+            return EncodedSplit.from_arrays(dict(arrays))
 
 
-def _parse(kind: Any, path: Path) -> Any:
+def _parse(kind: type[_Model], path: Path) -> _Model:
+    return _validated(kind, read_json(path, _AGAIN), path)
+
+
+def _validated(kind: type[_Model], raw: object, path: Path) -> _Model:
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise AxformError(f"{path}: damaged or of another version ({reason}); make the run again.") from None
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise AxformError(f"{path}: damaged ({where}: {first['msg']}); {_AGAIN}.") from None

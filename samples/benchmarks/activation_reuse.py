@@ -23,7 +23,7 @@ from axform.toolchain.data import encode
 from axform.toolchain.elements import Element, with_element
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.models import load_fine_tuned
-from axform.toolchain.optimize import max_length, settle_task_data
+from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.run_folder import RunFolder
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     options = run.read_record().options
     data = settle_task_data(options)
     models = [load_fine_tuned(run.baseline) for _ in range(2)]
-    length = max_length(options.max_length or data.task.max_length, models[0])
+    length = models[0].max_length(options.max_length or data.task.max_length)
     split = encode(data.task, data.selection, models[0].tokenizer, models[0].inputs, length)
     current = ApproximationPlan.empty(models[0].identity(), run.read_plan().group_size)
     reusing, plain = (
@@ -51,7 +51,7 @@ def main() -> None:
     )
     reusing.measure()  # the baseline trial, which fills the cache in every search
 
-    lines = run.journal(0).read_text().splitlines()[2:]
+    lines = run.journal(1).read_text().splitlines()[2:]
     timed = set(np.linspace(0, len(lines) - 1, arguments.trials or len(lines)).astype(int))
     seconds: list[tuple[float, float]] = []
     for number, line in enumerate(lines):

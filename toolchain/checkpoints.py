@@ -1,0 +1,110 @@
+"""The checkpoints of one fine-tuning: each is whole or does not count.
+
+transformers' Trainer writes a checkpoint file by file. Here one counts only when it is sealed, which happens after the
+last file; it then holds the measurements of all epochs so far, so that weights, optimizer, random state and
+measurements are always of the same moment. The last checkpoint and that of the best epoch are kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..core.metrics import Measurement
+from ..files import read_json, write_json
+from ..seals import damage, seal
+
+__all__ = ["Checkpoints"]
+
+_EPOCHS = "epochs.json"
+
+
+class _Epoch(BaseModel):
+    """What the selection split said after an epoch; epoch 0 is the model before training."""
+
+    epoch: int
+    step: int
+    """Optimizer steps so far; names the checkpoint."""
+    loss: float
+    metric: float
+
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(self.loss, self.metric)
+
+
+class Checkpoints:
+    """Those in one folder; opening it forgets every checkpoint that is not whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._epochs: list[_Epoch] = []
+        for step in sorted(self._steps(), reverse=True):
+            if self._read(step):
+                break
+        self._keep_only_needed()
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """One for each epoch so far, in order."""
+        return [epoch.measurement for epoch in self._epochs]
+
+    @property
+    def last(self) -> Path | None:
+        """What a training continues from; None = from its beginning."""
+        return self._checkpoint(self._epochs[-1].step) if self._epochs and self._epochs[-1].step else None
+
+    def record(self, epoch: int, step: int, measured: Measurement) -> None:
+        """Say what was measured after an epoch; `commit` makes it count."""
+        self._epochs.append(_Epoch(epoch=epoch, step=step, loss=measured.loss, metric=measured.metric))
+
+    def commit_start(self, model: PreTrainedModel) -> None:
+        """Save the model as it is before training, as a candidate for the best epoch."""
+        model.save_pretrained(self._checkpoint(0))
+        self.commit(0)
+
+    def commit(self, step: int) -> None:
+        """Make the checkpoint of this step count, now that all of its files are there."""
+        folder = self._checkpoint(step)
+        write_json(folder / _EPOCHS, [epoch.model_dump() for epoch in self._epochs])
+        seal(folder)
+        self._keep_only_needed()
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """The state dict after the best epoch: by metric, then by loss, then the earlier."""
+        weights: dict[str, Tensor] = {}
+        for path in sorted(self._checkpoint(self._best().step).glob("*.safetensors")):
+            weights |= load_file(path)
+        return weights
+
+    def _best(self) -> _Epoch:
+        return max(self._epochs, key=lambda epoch: (epoch.metric, -epoch.loss))
+
+    def _read(self, step: int) -> bool:
+        folder = self._checkpoint(step)
+        if damage(folder) is None:
+            self._epochs = TypeAdapter(list[_Epoch]).validate_python(read_json(folder / _EPOCHS, "start again"))
+            if damage(self._checkpoint(self._best().step)) is None:
+                return True
+        self._epochs = []
+        return False
+
+    def _keep_only_needed(self) -> None:
+        needed = {self._epochs[-1].step, self._best().step} if self._epochs else set()
+        for step in self._steps():
+            if step not in needed:
+                shutil.rmtree(self._checkpoint(step))
+
+    def _steps(self) -> Iterator[int]:
+        for path in self._folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            yield int(path.name.rpartition("-")[2])
+
+    def _checkpoint(self, step: int) -> Path:
+        return self._folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
