@@ -11,8 +11,9 @@ from axform.core.tasks import TASKS, with_columns
 from axform.toolchain.apply import apply_plan
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
-from axform.toolchain.finetune import FineTuneOptions, fine_tune
+from axform.toolchain.finetune import fine_tune
 from axform.toolchain.models import fingerprint
+from axform.toolchain.options import FineTuneOptions
 from support import FAMILIES, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")

@@ -77,8 +77,13 @@ class Checkpoints:
         seal(folder)
         self._keep_only_needed()
 
+    @property
+    def best(self) -> Measurement:
+        """Of the best epoch: by metric, then by loss, then the earlier."""
+        return self._best().measurement
+
     def best_weights(self) -> dict[str, Tensor]:
-        """The state dict after the best epoch: by metric, then by loss, then the earlier."""
+        """The state dict after the best epoch."""
         weights: dict[str, Tensor] = {}
         for path in sorted(self._checkpoint(self._best().step).glob("*.safetensors")):
             weights |= load_file(path)

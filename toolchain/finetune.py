@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -21,7 +22,10 @@ from .evaluation import predict, task_loss
 from .models import LoadedModel, without_progress_bar
 from .options import FineTuneOptions
 
-__all__ = ["FineTuneOptions", "fine_tune"]
+__all__ = ["fine_tune"]
+
+_DIVERGED = 10.0
+"""Times the loss of a constant answer: what no training that learns anything comes near."""
 
 
 def fine_tune(
@@ -52,15 +56,15 @@ def fine_tune(
     Raises:
         AxformError: the training diverged, or the disk is full.
     """
-    with writing(work_dir):
+    with writing(work_dir), without_progress_bar():
         checkpoints = Checkpoints(work_dir)
         watcher = _EpochWatcher(loaded, task, selection, options, checkpoints, on_step)
         if keep_start and not checkpoints.measurements:
             watcher.measure(epoch=0, step=0)
             checkpoints.commit_start(loaded.model)
         trainer = _trainer(loaded, task, train, options, work_dir, teacher, watcher)
-        with without_progress_bar():
-            trainer.train(resume_from_checkpoint=None if checkpoints.last is None else str(checkpoints.last))
+        trainer.train(resume_from_checkpoint=None if checkpoints.last is None else str(checkpoints.last))
+    watcher.check_learnt()
     loaded.model.load_state_dict(checkpoints.best_weights())
     loaded.model.eval()
     return checkpoints.measurements
@@ -243,9 +247,28 @@ class _EpochWatcher(TrainerCallback):
         if self._on_step is not None:
             self._on_step(state.global_step, state.max_steps, self._loss)
 
+    def check_learnt(self) -> None:
+        """Refuse a model whose best epoch is far worse than saying the same of every sample."""
+        best, constant = self._checkpoints.best, _constant_loss(self._task, self._selection.labels)
+        if best.loss > _DIVERGED * constant:
+            raise self._diverged(
+                f"the best selection loss is {best.loss:.4g}, where the same answer for every sample has {constant:.4g}"
+            )
+
     def _check_converges(self, loss: float, what: str) -> None:
         if not math.isfinite(loss):
-            raise AxformError(
-                f"the training diverged: {what} is {loss}. Start again with --overwrite and a --learning-rate smaller "
-                f"than {self._options.learning_rate:g}."
-            )
+            raise self._diverged(f"{what} is {loss}")
+
+    def _diverged(self, why: str) -> AxformError:
+        return AxformError(
+            f"the training diverged: {why}. Start again with --overwrite and a --learning-rate smaller than "
+            f"{self._options.learning_rate:g}."
+        )
+
+
+def _constant_loss(task: Task, labels: np.ndarray) -> float:
+    """Loss of the best answer that is the same for every sample: the labels' entropy, or a regression's variance."""
+    if task.is_regression:
+        return float(labels.var())
+    shares = np.bincount(labels) / len(labels)
+    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
