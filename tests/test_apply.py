@@ -48,14 +48,18 @@ def test_masks_equal_zeroed_weights(family):
     assert not torch.allclose(untouched, logits(by_hand, batch), atol=1e-2)
 
 
+@pytest.mark.parametrize("kept_layers", [3, 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_reused_activations_give_the_same_numbers(family):
+def test_reused_activations_give_the_same_numbers(family, kept_layers):
+    """With room for the inputs of every layer, and of one."""
     loaded, fresh = tiny_model(family, layers=4), tiny_model(family, layers=4)
     task = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
     split = encode(task, sentiment_rows(40), loaded.tokenizer, loaded.inputs, 64)
     generator = random.Random(3)
     empty = ApproximationPlan.empty(loaded.identity(), 8)
-    reusing = Evaluator(loaded, task, split, empty, batch_size=8)
+    room = kept_layers * 4 * 32 * sum(batch["input_ids"].size for _, batch in split.batches(8))
+    reusing = Evaluator(loaded, task, split, empty, batch_size=8, cache_bytes=room)
+    assert len(reusing._kept_layers) == kept_layers
     current = empty
     for _ in range(12):
         plan = current.model_copy(deep=True)

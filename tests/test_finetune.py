@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from axform.core.batches import EncodedSplit
 from axform.core.plan import ApproximationPlan
 from axform.core.tasks import TASKS, with_columns
+from axform.errors import AxformError
 from axform.toolchain.apply import apply_plan
 from axform.toolchain.data import encode
-from axform.toolchain.evaluation import Evaluator, predict
+from axform.toolchain.evaluation import Evaluator, predict, task_loss
 from axform.toolchain.finetune import fine_tune
 from axform.toolchain.models import fingerprint
 from axform.toolchain.options import FineTuneOptions
 from support import FAMILIES, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
+OPTIONS = FineTuneOptions(epochs=3, learning_rate=1e-3, batch_size=8)
 
 
 def splits(loaded):
@@ -65,29 +70,93 @@ def labelled_by_the_model(loaded, split):
     return EncodedSplit(split.features, predict(loaded, split, 8).argmax(-1), split.pad_values)
 
 
-def test_a_killed_training_continues_after_its_last_epoch(tmp_path):
-    undisturbed, killed = tiny_model("distilbert"), tiny_model("distilbert")
-    train, selection = splits(undisturbed)
-    options = FineTuneOptions(epochs=3, learning_rate=1e-3, batch_size=8)
-    whole = fine_tune(undisturbed, TASK, train, selection, options, tmp_path / "a")
+class Killed(Exception):
+    pass
 
-    class Killed(Exception):
-        pass
 
-    def kill(step, steps, loss):
-        if step == 20:  # in the second of three epochs of 12 steps
+def cut_optimizer(monkeypatch, folder, training):
+    """Killed while the second checkpoint is written: its optimizer state is half there."""
+    save = torch.save
+
+    def half(state, path, *arguments, **options):
+        if "checkpoint-24" in str(path) and "optimizer" in str(path):
+            Path(path).write_bytes(b"half")
             raise Killed
+        save(state, path, *arguments, **options)
 
-    with pytest.raises(Killed):
-        fine_tune(killed, TASK, train, selection, options, tmp_path / "b", on_step=kill)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(torch, "save", half)
+        training(folder)
+
+
+def without(*names):
+    """Killed after the second checkpoint, which then loses files."""
+
+    def lose(monkeypatch, folder, training):
+        with pytest.raises(Killed):
+            training(folder, kill_at=30)
+        for name in names:
+            (folder / "checkpoint-24" / name).unlink()
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    ("harm", "first_step"),
+    [
+        (cut_optimizer, 13),
+        (without("optimizer.pt"), None),
+        (without("scheduler.pt", "rng_state.pth"), None),
+        (without("epochs.json"), None),
+        (without("seal.json"), None),
+        (without(), 25),
+    ],
+    ids=["killed while saving", "no optimizer", "no scheduler", "no measurements", "not sealed", "whole"],
+)
+def test_only_a_whole_checkpoint_is_continued_from(tmp_path, monkeypatch, harm, first_step):
+    """Whatever is left of the second of three checkpoints, the weights in the end are those of an undisturbed run."""
     steps = []
-    again = tiny_model("distilbert")
-    resumed = fine_tune(
-        again, TASK, train, selection, options, tmp_path / "b", on_step=lambda step, *_: steps.append(step)
-    )
-    assert steps == list(range(13, 37))
-    assert len(resumed) == 3
-    assert [m.loss for m in resumed] == pytest.approx([m.loss for m in whole], rel=1e-3)
+
+    def training(folder, kill_at=None):
+        loaded = tiny_model("distilbert")
+        train, selection = splits(loaded)
+        steps.clear()
+
+        def on_step(step, *_):
+            steps.append(step)
+            if step == kill_at:
+                raise Killed
+
+        fine_tune(loaded, TASK, train, selection, OPTIONS, folder, on_step=on_step)
+        return fingerprint(loaded.model)
+
+    undisturbed = training(tmp_path / "a")
+    harm(monkeypatch, tmp_path / "b", training)
+    assert training(tmp_path / "b") == undisturbed
+    # The best checkpoint may be an earlier one that is still there; never is the damaged one continued from.
+    assert steps[0] in ((1, 13) if first_step is None else (first_step,))
+    assert training(tmp_path / "b") == undisturbed and not steps, "a finished training only returns its best epoch"
+
+
+@pytest.mark.parametrize("rate", [1e10, 1e3])
+def test_a_training_that_diverges_says_so(tmp_path, rate):
+    loaded = tiny_model("bert")
+    train, selection = splits(loaded)
+    options = FineTuneOptions(epochs=1, learning_rate=rate, batch_size=8)
+    with pytest.raises(AxformError, match=re.escape(f"--learning-rate smaller than {rate:g}")) as caught:
+        fine_tune(loaded, TASK, train, selection, options, tmp_path / "w")
+    assert "the training diverged: " in str(caught.value)
+
+
+def test_bf16_stays_off_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("axform.toolchain.finetune._has_fast_bf16", lambda: True)
+    loaded = tiny_model("bert")
+    train, selection = splits(loaded)
+    measured = fine_tune(loaded, TASK, train, selection, OPTIONS, tmp_path / "w")
+    assert "forward" not in vars(loaded.model)
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.model.parameters())
+    loss = task_loss(TASK, torch.from_numpy(predict(loaded, selection, 8)), torch.from_numpy(selection.labels)).item()
+    assert loss in [m.loss for m in measured]
 
 
 def test_the_plan_stays_applied_during_training(tmp_path):

@@ -1,0 +1,267 @@
+"""What a run continues from and is exported from: whole, of this run, or said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from axform.core.metrics import Measurement
+from axform.core.progress import Progress
+from axform.errors import AxformError
+from axform.exporters.export import _FinishedRun, export
+from axform.runtime.bundle import Bundle
+from axform.seals import seal
+from axform.toolchain import stages
+from axform.toolchain.data import encode
+from axform.toolchain.evaluation import Evaluator
+from axform.toolchain.journal import TrialRecord
+from axform.toolchain.models import load_fine_tuned
+from axform.toolchain.optimize import optimize, settle_task_data
+from axform.toolchain.options import OptimizeOptions
+from axform.toolchain.run_folder import RunFolder
+from axform.toolchain.significance import Verdict
+from support import save_pretrained_only, save_sentiment
+
+
+class Messages(Progress):
+    def __init__(self):
+        self.seen = []
+
+    def message(self, text):
+        self.seen.append(text)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(options, run folder) of a quick finished run; tests work on copies."""
+    folder = tmp_path_factory.mktemp("small")
+    options = OptimizeOptions(
+        model=str(save_pretrained_only(folder / "pretrained")),
+        task="text-classification",
+        data=str(save_sentiment(folder / "data", 160, 40)),
+        learning_rate=3e-3,
+        baseline_epochs=2,
+        final_epochs=1,
+        group_size=16,
+        max_drop=0.05,
+        prune_threshold=0.1,
+        approximate_threshold=0.3,
+    )
+    optimize(options, folder / "run")
+    return options, folder / "run"
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    return RunFolder(Path(shutil.copytree(small[1], tmp_path / "run")))
+
+
+def outcome(run):
+    return run.read_record().model_dump(exclude={"search_seconds", "versions"}), run.read_plan()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda run: shutil.rmtree(run.round(1).model),
+        lambda run: run.round(1).plan_path.unlink(),
+        lambda run: truncate(run.round(1).model / "model.safetensors"),
+        lambda run: shutil.rmtree(run.baseline),
+        lambda run: (run.baseline / "tokenizer.json").unlink(),
+        lambda run: truncate(run.inputs / "report.npz"),
+    ],
+    ids=["no model", "no plan", "cut weights", "no baseline", "no tokenizer", "cut split"],
+)
+def test_what_is_missing_is_made_again_identically(small, copy, harm):
+    wanted = outcome(copy)
+    harm(copy)
+    with pytest.raises(AxformError, match="with --resume makes it again"):
+        _FinishedRun(copy)
+    messages = Messages()
+    optimize(small[0], copy.path, resume=True, progress=messages)
+    assert "it is made again" in messages.seen[0]
+    assert outcome(copy) == wanted and copy.missing() is None
+
+
+def test_a_run_made_again_under_another_torch_says_so(small, copy, monkeypatch):
+    shutil.rmtree(copy.round(1).path)
+    monkeypatch.setattr(stages.Stages, "_thresholds", lambda *_: stages.Thresholds(0.0, 0.0, 0.0))
+    copy.journal(1).unlink()
+    messages = Messages()
+    optimize(small[0], copy.path, resume=True, progress=messages)
+    assert "what was made again is not what it was" in messages.seen[-1]
+
+
+def files_of(run):
+    return sorted(path for path in run.path.rglob("*") if path.is_file() and path.name != ".axform")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[" * 10_000, b"\xff\xfe\x00", b'{"a": "\\ud800"}', None])
+def test_a_damaged_file_is_one_clear_error_or_does_not_matter(small, copy, garbage):
+    for path in files_of(copy):
+        content = path.read_bytes()
+        path.unlink() if garbage is None else path.write_bytes(garbage)
+        try:
+            _FinishedRun(copy)
+            assert path.name in {"trials.jsonl", "options.json"}, path
+        except AxformError:
+            pass
+        path.write_bytes(content)
+    _FinishedRun(copy)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"[]\n", b"{}\n", b'{"settings": 3}\n', b"[" * 10_000 + b"\n"])
+def test_a_damaged_journal_is_said(small, copy, garbage):
+    copy.record_path.unlink()
+    shutil.rmtree(copy.round(1).path)
+    copy.journal(1).write_bytes(garbage)
+    with pytest.raises(AxformError, match=r"trials.jsonl: damaged .*; delete it to search again"):
+        optimize(small[0], copy.path, resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_run_continues_on_its_own_rows_only(small, copy, tmp_path, split):
+    options, _ = small
+    data = Path(shutil.copytree(options.data, tmp_path / "data"))
+    rows = pd.read_parquet(data / f"{split}.parquet")
+    rows["label"] = 1 - rows["label"]
+    rows.to_parquet(data / f"{split}.parquet")
+    copy.record_path.unlink()
+    copy.write_options(options.model_copy(update={"data": str(data)}))
+    name = "train" if split == "train" else "report"
+    with pytest.raises(AxformError, match=f"the rows of the {name} split are not those that the run was started on"):
+        optimize(options.model_copy(update={"data": str(data)}), copy.path, resume=True)
+
+
+def test_a_run_continues_on_its_own_model_only(small, copy, tmp_path):
+    model = save_pretrained_only(tmp_path / "other", layers=3)
+    copy.record_path.unlink()
+    options = small[0].model_copy(update={"model": str(model)})
+    copy.write_options(options)
+    with pytest.raises(AxformError, match="the model's weights are not those that the run was started on"):
+        optimize(options, copy.path, resume=True)
+
+
+@pytest.mark.parametrize("part", ["baseline", "inputs", "round-1"])
+def test_parts_of_another_run_are_not_exported(small, copy, tmp_path, part):
+    """Whole and sealed, but made by a run with other rows."""
+    other = RunFolder(tmp_path / "other")
+    optimize(small[0].model_copy(update={"seed": 1}), other.path)
+    shutil.rmtree(copy.path / part)
+    shutil.copytree(other.path / part, copy.path / part)
+    with pytest.raises(AxformError, match=f"{part}.*: is of another run"):
+        _FinishedRun(copy)
+
+
+def test_weights_changed_and_sealed_again_are_not_exported(copy):
+    loaded = load_fine_tuned(copy.baseline)
+    with torch.no_grad():
+        next(loaded.model.parameters()).add_(0.1)
+    loaded.model.save_pretrained(copy.baseline)
+    seal(copy.baseline)
+    with pytest.raises(AxformError, match="baseline: is of another run: the fingerprint of its weights"):
+        _FinishedRun(copy)
+
+
+def test_an_export_needs_the_run_folder_only_and_names_no_other(small, tmp_path, monkeypatch):
+    """Started with relative paths in one folder, continued in another, exported when model and data are gone."""
+    options, _ = small
+    shutil.copytree(options.data, tmp_path / "a" / "data")
+    shutil.copytree(options.model, tmp_path / "a" / "model")
+    monkeypatch.chdir(tmp_path / "a")
+    optimize(options.model_copy(update={"data": "data", "model": "model"}), tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    optimize(options.model_copy(update={"data": "a/data", "model": "a/model"}), tmp_path / "run", resume=True)
+    shutil.rmtree(tmp_path / "a")
+    bundle, _ = export(tmp_path / "run", tmp_path / "bundle")
+    for path in bundle.path.glob("*.json"):
+        assert str(tmp_path) not in path.read_text(), path.name
+    assert json.loads((bundle.path / "axform.json").read_text())["run"]["options"]["model"] == "model"
+
+
+def test_the_search_is_repeated_with_less_slack_when_the_fine_tuning_fails(small, tmp_path, monkeypatch):
+    def fails_the_first_time(loaded, *arguments, **options):
+        result = fine_tune(loaded, *arguments, **options)
+        if "final-1" in str(arguments[4]):
+            with torch.no_grad():
+                loaded.model.classifier.weight.neg_()
+        return result
+
+    fine_tune = stages.fine_tune
+    monkeypatch.setattr(stages, "fine_tune", fails_the_first_time)
+    run, messages = RunFolder(tmp_path / "run"), Messages()
+    options = small[0].model_copy(update={"recover": 0.5})
+    record = optimize(options, run.path, progress=messages)
+    assert record.round == 2 and record.final.metric >= record.metric_bound
+    assert [run.round(number).read_record().slack for number in (1, 2)] == [0.5, 0.25]
+    assert run.round(1).read_record().final.metric < record.metric_bound
+    assert sum("below the bound" in text for text in messages.seen) == 1
+    wanted = outcome(run)
+
+    run.record_path.unlink()  # killed after the second round, then in it
+    assert optimize(options, run.path, resume=True).round == 2 and outcome(run) == wanted
+    run.record_path.unlink()
+    shutil.rmtree(run.round(2).path)
+    optimize(options, run.path, resume=True)
+    assert outcome(run) == wanted
+
+
+def test_what_was_measured_is_what_is_saved(small, monkeypatch, tmp_path):
+    """Also where the training runs in bf16."""
+    monkeypatch.setattr("axform.toolchain.finetune._has_fast_bf16", lambda: True)
+    run = RunFolder(tmp_path / "run")
+    record = optimize(small[0], run.path)
+    whole = _FinishedRun(run)
+    data = settle_task_data(small[0])
+    split = encode(data.task, data.selection, whole.student.tokenizer, whole.student.inputs, 64)
+    for loaded, plan, expected in (
+        (whole.student, whole.plan, record.final),
+        (whole.baseline, whole.plan.empty(whole.baseline.identity(), 16), record.baseline),
+    ):
+        evaluator = Evaluator(loaded, data.task, split, plan, batch_size=small[0].batch_size)
+        assert evaluator.measure() == Measurement(expected.loss, expected.metric)
+        evaluator.close()
+        assert "forward" not in vars(loaded.model)
+
+
+def test_an_overwritten_run_stays_until_the_new_one_is_finished(small, copy, tmp_path):
+    class Interrupted(Progress):
+        def stage(self, title):
+            if title == "searching":
+                raise KeyboardInterrupt
+
+    options, before = small[0].model_copy(update={"seed": 3}), outcome(copy)
+    with pytest.raises(KeyboardInterrupt):
+        optimize(options, copy.path, overwrite=True, progress=Interrupted())
+    assert outcome(copy) == before and copy.replacement.is_started()
+    optimize(options, copy.path, resume=True)
+    assert copy.read_record().options.seed == 3 and copy.missing() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_trial_without_a_finite_loss_is_written_so_that_it_reads_back(loss):
+    record = TrialRecord(
+        trial=0, element="FFN 0", change="prune", loss=loss, metric=0.5, verdict=Verdict.RETAIN, seconds=1.0
+    )
+    line = record.model_dump_json()
+    json.loads(line, parse_constant=pytest.fail)
+    np.testing.assert_equal(TrialRecord.model_validate_json(line).loss, loss)
+
+
+def test_exporting_over_a_bundle_of_another_run_keeps_it_until_the_new_one_is_whole(small, copy, finished, tmp_path):
+    bundle = Path(shutil.copytree(finished[1], tmp_path / "bundle"))
+    truncate(copy.round(1).model / "model.safetensors")
+    with pytest.raises(AxformError):
+        export(copy.path, bundle, overwrite=True)
+    Bundle(bundle).verify()
