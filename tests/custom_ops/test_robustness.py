@@ -16,6 +16,8 @@ import pytest
 from ops_support import attention_model, random_case, session
 
 ROUNDS = int(os.environ.get("AXFORM_OPS_ROUNDS", "60"))
+MAPPED, RESIDENT = 0, 1
+"""Fields of /proc/self/statm."""
 
 
 def test_sixteen_threads_share_a_session(library: Path) -> None:
@@ -31,8 +33,8 @@ def test_sixteen_threads_share_a_session(library: Path) -> None:
         assert all(pool.map(many, range(16)))
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def process_bytes(field: int) -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[field])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -49,9 +51,9 @@ def test_load_run_unload_does_not_grow(library: Path) -> None:
         gc.collect()
 
     rounds(30)
-    before = resident_bytes()
+    before = process_bytes(RESIDENT)
     rounds(ROUNDS)
-    assert resident_bytes() - before < 4_000_000 + 1_000 * ROUNDS
+    assert process_bytes(RESIDENT) - before < 4_000_000 + 1_000 * ROUNDS
 
 
 def test_failing_runs_do_not_grow(library: Path) -> None:
@@ -61,12 +63,24 @@ def test_failing_runs_do_not_grow(library: Path) -> None:
     before = 0
     for round_number in range(300):
         if round_number == 100:
-            before = resident_bytes() if Path("/proc/self/statm").exists() else 0
+            before = process_bytes(RESIDENT) if Path("/proc/self/statm").exists() else 0
         with pytest.raises(Exception, match="key_mask has shape"):
             running.run(None, bad)
     if before:
-        assert resident_bytes() - before < 3_000_000
+        assert process_bytes(RESIDENT) - before < 3_000_000
     assert np.isfinite(running.run(None, good.feeds())[0]).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see this process's memory")
+def test_memory_goes_by_the_threads_of_the_session(library: Path) -> None:
+    """One thread takes the 2.3 MB of one head, not as many as the machine has cores."""
+    shape = (1, 64, 16384, 8)
+    query, keys = np.ones((1, 64, 1, 8), np.float32), np.ones(shape, np.float32)
+    running = session(attention_model("HardAttention", mask=False, k=8), library, threads=1)
+    running.run(None, {"Q": query, "K": keys[:, :, :8], "V": keys[:, :, :8]})
+    before = process_bytes(MAPPED)
+    running.run(None, {"Q": query, "K": keys, "V": keys})
+    assert process_bytes(MAPPED) - before < 6_000_000  # the arena takes powers of two
 
 
 def test_exported_symbols(library: Path) -> None:
