@@ -242,11 +242,11 @@ def ops() -> None:
     from .summaries import ops_table
 
     try:
-        path = custom_ops.get_library_path()
-    except custom_ops.OpLibraryMissing as missing:
-        out.print(f"no op library: {missing}", soft_wrap=True)
+        info = custom_ops.build_info()
+    except custom_ops.OpLibraryUnavailable as reason:
+        out.print(f"no op library: {reason}", soft_wrap=True)
         return
-    out.print(ops_table(custom_ops.build_info(), str(path)))
+    out.print(ops_table(info, str(custom_ops.get_library_path())))
 
 
 @app.command()

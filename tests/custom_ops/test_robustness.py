@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,12 +137,67 @@ def test_missing_library_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setenv("AXFORM_OPS_LIBRARY", str(tmp_path / "none.so"))
     assert not custom_ops.is_available()
-    with pytest.raises(custom_ops.OpLibraryMissing, match="correct or unset it"):
+    with pytest.raises(custom_ops.OpLibraryUnavailable, match="correct or unset it"):
         custom_ops.get_library_path()
     monkeypatch.delenv("AXFORM_OPS_LIBRARY")
     monkeypatch.setattr(custom_ops, "_package_folders", lambda: [str(tmp_path)])
     with pytest.raises(custom_ops.OpLibraryMissing, match="reinstall axform"):
         custom_ops.register(ort.SessionOptions())
+
+
+def cut(library: bytes) -> bytes:
+    return library[:50_000]
+
+
+def for_another_machine(library: bytes) -> bytes:
+    return library[:18] + bytes([library[18] ^ 0xFF]) + library[19:]
+
+
+def without_its_symbols(library: bytes) -> bytes:
+    return library.replace(b"RegisterCustomOps", b"RegisterCustomXYZ").replace(
+        b"axform_build_info", b"axform_built_info"
+    )
+
+
+def not_a_library(_: bytes) -> bytes:
+    return b"text"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="damages an ELF file")
+@pytest.mark.parametrize("damage", [cut, for_another_machine, without_its_symbols, not_a_library])
+def test_a_library_that_cannot_be_loaded_is_said_once(
+    library: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    from axform import custom_ops
+
+    damaged = tmp_path / "damaged.so"
+    damaged.write_bytes(damage(library.read_bytes()))
+    monkeypatch.setenv("AXFORM_OPS_LIBRARY", str(damaged))
+    assert not custom_ops.is_available() and not custom_ops.is_available()
+    assert len(caplog.records) == 1 and f"no op library: {damaged} cannot be loaded (" in caplog.text
+    for refused in (custom_ops.build_info, lambda: custom_ops.register(ort.SessionOptions())):
+        with pytest.raises(custom_ops.OpLibraryUnavailable, match="Models still run, on the function bodies"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("AXFORM_CPU_ISA", "avx1024", "AXFORM_CPU_ISA=avx1024 is not followed: known are "),
+        ("AXFORM_OPS_LIBRARY", __file__, f"no op library: {__file__} cannot be loaded"),
+    ],
+)
+def test_what_is_not_followed_is_one_line_for_the_user(library: Path, variable: str, value: str, message: str) -> None:
+    program = "from axform import custom_ops\nfor _ in range(2): custom_ops.is_available()"
+    environment = {**os.environ, variable: value}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
 
 
 def test_importing_needs_neither_onnxruntime_nor_torch() -> None:
