@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -232,7 +231,7 @@ def bench(
     for table in bench_tables(report):
         out.print(table)
     if json_file is not None:
-        write_text(json_file, json.dumps(report.model_dump(), indent=2) + "\n")
+        write_text(json_file, report.model_dump_json(indent=2) + "\n")
 
 
 @app.command()

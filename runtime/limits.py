@@ -26,7 +26,7 @@ def positive(name: str, value: int) -> int:
         AxformError: it is not a whole number from 1 on.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise AxformError(f"{name} {value}: give a whole number from 1 on.")
+        raise AxformError(f"{name} {value!r}: give a whole number from 1 on.")
     return int(value)
 
 
@@ -57,6 +57,6 @@ def check_memory(shape: ModelShape, batch: int, sequence: int) -> None:
     needed = 4 * batch * max(feed_forward, scores)
     if needed > memory:
         raise AxformError(
-            f"--batch {batch} with --seq {sequence}: one activation alone takes {needed / 1e9:,.0f} GB, but this machine "
-            f"has {memory / 1e9:,.0f} GB; give smaller ones."
+            f"--batch {batch} with --seq {sequence}: one activation alone takes {needed // 10**9:,} GB, but this machine "
+            f"has {memory // 10**9:,} GB; give smaller ones."
         )
