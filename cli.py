@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -232,7 +231,7 @@ def bench(
     for table in bench_tables(report):
         out.print(table)
     if json_file is not None:
-        write_text(json_file, json.dumps(report.model_dump(), indent=2) + "\n")
+        write_text(json_file, report.model_dump_json(indent=2) + "\n")
 
 
 @app.command()
@@ -242,11 +241,11 @@ def ops() -> None:
     from .summaries import ops_table
 
     try:
-        path = custom_ops.get_library_path()
-    except custom_ops.OpLibraryMissing as missing:
-        out.print(f"no op library: {missing}", soft_wrap=True)
+        info = custom_ops.build_info()
+    except custom_ops.OpLibraryUnavailable as reason:
+        out.print(f"no op library: {reason}", soft_wrap=True)
         return
-    out.print(ops_table(custom_ops.build_info(), str(path)))
+    out.print(ops_table(info, str(custom_ops.get_library_path())))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from .console import table
@@ -11,8 +12,9 @@ from .core.plan import ApproximationPlan, LayerPlan, group_count
 
 if TYPE_CHECKING:
     from .custom_ops import BuildInfo
-    from .runtime.latency import LatencyReport
-    from .runtime.parity import ParityReport
+    from .runtime.bundle import Report
+    from .runtime.latency import LatencyReport, ShapeLatency
+    from .runtime.parity import NumericParity, ParityReport
     from .toolchain.run_folder import RunRecord
 
 __all__ = ["bench_tables", "check_tables", "ops_table", "optimize_tables"]
@@ -65,29 +67,37 @@ def _feed_forward(layer: LayerPlan, plan: ApproximationPlan) -> str:
 
 
 def check_tables(report: ParityReport) -> list[Table]:
-    """Both parity checks with their bounds."""
-    numeric, task = report.numeric, report.task
-    return [
-        table(
-            "Parity",
-            ("check", "measured", "bound", "result"),
-            (
-                (
-                    f"numbers: model.onnx against PyTorch with the plan applied, {numeric.samples} samples in "
-                    f"{numeric.batches} padded batches; worst: row {numeric.worst_sample}, {numeric.worst_output}",
-                    f"{numeric.max_abs_error:.1e}",
-                    f"{numeric.tolerance:.0e}",
-                    _result(numeric.passed),
-                ),
-                (
-                    f"task: {task.metric} of model.onnx, {task.samples} samples (baseline.onnx: {task.baseline:.4f})",
-                    f"{task.model:.4f}",
-                    f"{task.bound:.4f}",
-                    _result(task.passed),
-                ),
-            ),
+    """The parity checks with their bounds."""
+    task = report.task
+    rows = [_numbers("model.onnx", report.numeric)]
+    if report.bodies is not None:
+        rows.append(_numbers("model.onnx without the op library", report.bodies))
+    rows.append(
+        (
+            f"task: {task.metric} of model.onnx, {task.samples} samples (baseline.onnx: {task.baseline:.4f})",
+            f"{task.model:.4f}",
+            f"{task.bound:.4f}",
+            _result(task.passed),
         )
-    ]
+    )
+    result = table("Parity", ("check", "measured", "bound", "result"), rows)
+    result.caption = f"{report.provider}{_unless_recorded(report)}"
+    result.caption_justify = "left"
+    return [result]
+
+
+def _unless_recorded(report: Report) -> str:
+    return "" if report.not_recorded is None else f"; not recorded in the bundle: {escape(report.not_recorded)}"
+
+
+def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, str]:
+    return (
+        f"numbers: {what} against PyTorch with the plan applied, {numeric.samples} samples in {numeric.batches} padded "
+        f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}",
+        f"{numeric.max_abs_error:.1e}",
+        f"{numeric.tolerance:.0e}",
+        _result(numeric.passed),
+    )
 
 
 def _result(passed: bool) -> str:
@@ -106,7 +116,7 @@ def bench_tables(report: LatencyReport) -> list[Table]:
                 f"{model.median:.2f}",
                 f"{model.p10:.2f} / {model.p90:.2f} / {model.p99:.2f}",
                 f"{shape.ratio:.2f}x",
-                f"{shape.ratio_low:.2f} - {shape.ratio_high:.2f}",
+                _interval(shape),
                 str(shape.runs),
             )
         )
@@ -114,10 +124,16 @@ def bench_tables(report: LatencyReport) -> list[Table]:
     result = table("Latency", columns, rows)
     result.caption = (
         f"{report.provider}, {report.threads} threads, {report.machine}; onnxruntime {report.versions['onnxruntime']}; "
-        "interleaved runs, medians"
+        f"interleaved runs, medians{_unless_recorded(report)}"
     )
     result.caption_justify = "left"
     return [result]
+
+
+def _interval(shape: ShapeLatency) -> str:
+    if shape.ratio_low is None:
+        return "too few runs"
+    return f"{shape.ratio_low:.2f} - {shape.ratio_high:.2f}"
 
 
 def ops_table(info: BuildInfo, path: str) -> Table:

@@ -61,17 +61,25 @@ class EncodedSplit:
         Raises:
             KeyError, ValueError: it is not that.
         """
-        lengths = arrays["lengths"]
-        features = {
-            name.removeprefix("features/"): np.split(value.astype(np.int64), np.cumsum(lengths)[:-1])
-            for name, value in arrays.items()
-            if name.startswith("features/")
+        lengths, labels = arrays["lengths"], arrays["labels"]
+        tokens = {
+            name.removeprefix("features/"): value for name, value in arrays.items() if name.startswith("features/")
         }
-        if not features or len(lengths) != len(arrays["labels"]):
-            raise ValueError("features, lengths and labels do not fit together")
-        if any(sum(map(len, samples)) != lengths.sum() for samples in features.values()):
-            raise ValueError("features are not as long as lengths says")
-        return cls(features, arrays["labels"], json.loads(str(arrays["pad_values"])))
+        pad_values = json.loads(str(arrays["pad_values"]))
+        if not _is_list(lengths, "iu") or lengths.min(initial=1) < 1:
+            raise ValueError("lengths are not positive whole numbers")
+        if not _is_list(labels, "iuf") or len(labels) != len(lengths) or not len(labels):
+            raise ValueError(f"labels are not one number for each of {len(lengths)} samples")
+        for name, value in tokens.items():
+            if not _is_list(value, "iu") or len(value) != lengths.sum():
+                raise ValueError(f"{name} does not hold {lengths.sum()} tokens")
+        if not tokens or not isinstance(pad_values, dict) or pad_values.keys() != tokens.keys():
+            raise ValueError("features and the values of padding do not fit together")
+        if not all(isinstance(value, int) for value in pad_values.values()):
+            raise ValueError("the values of padding are not whole numbers")
+        ends = np.cumsum(lengths)[:-1]
+        features = {name: np.split(value.astype(np.int64), ends) for name, value in tokens.items()}
+        return cls(features, labels, pad_values)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> EncodedSplit:
         """The samples at ``indices``, in that order."""
@@ -101,6 +109,10 @@ class EncodedSplit:
         return pad_batch(
             {name: [samples[i] for i in indices] for name, samples in self.features.items()}, self.pad_values
         )
+
+
+def _is_list(array: np.ndarray, kinds: str) -> bool:
+    return array.ndim == 1 and array.dtype.kind in kinds
 
 
 def pad_batch(features: Mapping[str, Sequence[np.ndarray]], pad_values: Mapping[str, int]) -> dict[str, np.ndarray]:

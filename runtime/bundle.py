@@ -9,22 +9,50 @@ config.json, tokenizer files
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.metrics import Metric
 from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
 from ..errors import AxformError
-from ..files import write_text
+from ..files import read_json, write_text
+from ..locks import locked
 from ..seals import FileRecord, first_damage
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "GraphSize", "Manifest", "OpLibrary", "RewriteSummary"]
+__all__ = ["SCHEMA_VERSION", "Bundle", "GraphSize", "Manifest", "Measured", "OpLibrary", "Report", "RewriteSummary"]
 
 SCHEMA_VERSION = 1
+_NEEDED = ("model.onnx", "baseline.onnx", "check.npz")
+_REMEDY = "export again with axform-export"
+_RECORDING_SECONDS = 10.0
+"""How long to wait for another process that records its result; that takes it milliseconds."""
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or str(path) != name:
+        raise ValueError("names no file inside the bundle")
+    return name
+
+
+class Measured(BaseModel):
+    """Figures. Those that JSON has no word for are written as "NaN" and "Infinity", which `model_validate` reads."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+
+class Report(Measured):
+    """What ``check`` or ``bench`` found."""
+
+    provider: str
+    """The execution provider that really ran, such as CPU or CUDA."""
+    not_recorded: str | None = Field(default=None, exclude=True)
+    """Why the report is not in axform.json, as in a bundle that may only be read; None when it is."""
 
 
 class GraphSize(BaseModel):
@@ -50,7 +78,7 @@ class OpLibrary(BaseModel):
     """Operators of the domain that the file uses."""
 
 
-class Manifest(BaseModel):
+class Manifest(Measured):
     """``axform.json``."""
 
     schema_version: int = SCHEMA_VERSION
@@ -66,10 +94,12 @@ class Manifest(BaseModel):
     rewrites: list[RewriteSummary]
     op_library: OpLibrary
     run: dict[str, Any]
-    """The record of the run that the bundle was made from."""
-    files: dict[str, FileRecord]
-    results: dict[str, Any] = {}
-    """The last parity (``check``) and latency (``bench``) results."""
+    """The record of the run that the bundle was made from: its options, losses, metrics and times. A bundle goes to
+    other people, so it holds no folder of the machine that made it: neither where the data was nor the model."""
+    files: dict[Annotated[str, AfterValidator(_inside)], FileRecord]
+    """Every other file of the bundle, by its path from there."""
+    results: dict[str, dict[str, Any]] = {}
+    """The last parity (``check``) and latency (``bench``) reports."""
 
 
 class Bundle:
@@ -99,37 +129,67 @@ class Bundle:
         """Compare every file with its checksum.
 
         Raises:
-            AxformError: a file was changed after the export.
+            AxformError: a file was changed after the export, or cannot be read.
         """
-        damaged = first_damage(self.path, self.manifest.files)
-        if damaged is not None:
-            raise AxformError(f"{self.path}: {damaged}; export again with axform-export.")
+        with _reading(self.path):
+            damage = first_damage(self.path, self.manifest.files)
+        if damage is not None:
+            raise AxformError(f"{self.path}: {damage}; {_REMEDY}.")
 
-    def save_result(self, name: str, result: dict[str, Any]) -> None:
-        """Record the last result of ``check`` or ``bench`` in axform.json."""
-        self.manifest.results[name] = result
-        write_manifest(self.path, self.manifest)
+    def save_result(self, name: str, result: dict[str, Any]) -> str | None:
+        """Record the last result of ``check`` or ``bench`` in axform.json, beside what others recorded meanwhile.
+
+        Returns:
+            Why it could not be recorded, as in a bundle that may only be read; None when it was.
+        """
+        try:
+            with locked(self.path, wait=_RECORDING_SECONDS):
+                manifest = self._read()
+                if manifest.files != self.manifest.files:
+                    return f"{self.path}: was exported anew meanwhile."
+                manifest.results[name] = result
+                write_manifest(self.path, manifest)
+        except AxformError as error:
+            return str(error)
+        self.manifest = manifest
+        return None
 
     def _read(self) -> Manifest:
         path = self.path / "axform.json"
-        if not path.is_file():
-            raise AxformError(f"{self.path}: not a bundle (no axform.json); name the --out folder of axform-export.")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            version = raw["schema_version"]
-            if version > SCHEMA_VERSION:
+        with _reading(path):
+            if not path.is_file():
                 raise AxformError(
-                    f"{path}: schema {version} is newer than this axform ({SCHEMA_VERSION}); update axform."
+                    f"{self.path}: not a bundle (no axform.json); name the --out folder of axform-export."
                 )
-            manifest = Manifest.model_validate(raw)
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise AxformError(f"{path}: damaged ({reason}); export again with axform-export.") from None
-        manifest.plan.validate_parts(f"{path}: plan")
-        for name in manifest.files:
-            if not (self.path / name).is_file():
-                raise AxformError(f"{self.path / name}: missing from the bundle; export again with axform-export.")
+            manifest = _parsed(read_json(path, _REMEDY), path)
+            for name in (*_NEEDED, *manifest.files):
+                if name not in manifest.files or not (self.path / name).is_file():
+                    raise AxformError(f"{self.path / name}: missing from the bundle; {_REMEDY}.")
         return manifest
+
+
+def _parsed(raw: object, path: Path) -> Manifest:
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(version, int):
+        raise AxformError(f"{path}: damaged (no schema_version); {_REMEDY}.")
+    if version > SCHEMA_VERSION:
+        raise AxformError(f"{path}: schema {version} is newer than this axform ({SCHEMA_VERSION}); update axform.")
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise AxformError(f"{path}: damaged ({where}: {first['msg']}); {_REMEDY}.") from None
+    manifest.plan.validate_parts(f"{path}: plan")
+    return manifest
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AxformError(f"{path}: cannot be read ({error.strerror or error}); see that you may read it.") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,7 @@ class CheckData:
     references: list[ReferenceBatch]
 
     def save(self, path: Path) -> None:
-        arrays: dict[str, np.ndarray] = {
-            "pad_values": np.array(json.dumps(dict(self.split.pad_values))),
-            "labels": self.split.labels,
-            "lengths": self.split.lengths,
-        }
-        for name, samples in self.split.features.items():
-            arrays[f"features/{name}"] = np.concatenate(list(samples)).astype(np.int32)
+        arrays = self.split.to_arrays()
         for number, reference in enumerate(self.references):
             arrays[f"reference/{number}/indices"] = reference.indices
             for name, value in reference.outputs.items():
@@ -53,24 +46,35 @@ class CheckData:
         """
         try:
             with np.load(path) as arrays:
-                return cls._from_arrays({name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError, KeyError) as error:
-            raise AxformError(f"{path}: damaged ({error}); export again with axform-export.") from None
+                return cls._from_arrays(dict(arrays))
+        except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds, as the damage happens to be
+            reason = str(error) or type(error).__name__
+            raise AxformError(f"{path}: damaged ({reason}); export again with axform-export.") from None
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> CheckData:
-        ends = np.cumsum(arrays["lengths"])[:-1]
-        features = {
-            name.removeprefix("features/"): np.split(value.astype(np.int64), ends)
-            for name, value in arrays.items()
-            if name.startswith("features/")
-        }
+        split = EncodedSplit.from_arrays(arrays)
+        if "input_ids" not in split.features:
+            raise ValueError("it holds no input_ids")
         references: list[ReferenceBatch] = []
         while f"reference/{len(references)}/indices" in arrays:
-            prefix = f"reference/{len(references)}/output/"
-            outputs = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            references.append(ReferenceBatch(arrays[f"reference/{len(references)}/indices"], outputs))
-        return cls(EncodedSplit(features, arrays["labels"], json.loads(str(arrays["pad_values"]))), references)
+            references.append(_reference(arrays, f"reference/{len(references)}", len(split)))
+        if not references:
+            raise ValueError("it holds no outputs of PyTorch")
+        return cls(split, references)
+
+
+def _reference(arrays: dict[str, np.ndarray], name: str, samples: int) -> ReferenceBatch:
+    indices, prefix = arrays[f"{name}/indices"], f"{name}/output/"
+    outputs = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    if indices.ndim != 1 or indices.dtype.kind not in "iu" or not set(indices.tolist()) <= set(range(samples)):
+        raise ValueError(f"{name}/indices are not rows of the split")
+    if not outputs or not len(indices):
+        raise ValueError(f"{name} is empty")
+    for key, value in outputs.items():
+        if value.dtype.kind not in "iuf" or value.shape[:1] != indices.shape or not value.size:
+            raise ValueError(f"{prefix}{key} does not hold one row for each of {len(indices)} samples")
+    return ReferenceBatch(indices, outputs)
 
 
 def reference_batches(lengths: Sequence[int] | np.ndarray, seed: int = 0) -> list[np.ndarray]:

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from ..errors import AxformError
-from .bundle import Bundle
+from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
-from .session import Provider, create_session, import_onnxruntime
+from .limits import check_memory, positive, usable_cores
+from .session import Provider, create_session, import_onnxruntime, provider_of, run_session
 
 __all__ = ["LatencyReport", "ShapeLatency", "Timing", "bench_bundle", "ratio_interval", "time_interleaved"]
 
 _BOOTSTRAP_SAMPLES = 2000
+_RUNS_FOR_AN_INTERVAL = 6
+"""Of fewer runs not even the smallest and the largest enclose the median with 95 %: 1 - 2 / 2^5 is 0.94."""
 
 
-class Timing(BaseModel):
+class Timing(Measured):
     """Milliseconds per run."""
 
     median: float
@@ -35,7 +37,7 @@ class Timing(BaseModel):
         return cls(median=median, p10=p10, p90=p90, p99=p99)
 
 
-class ShapeLatency(BaseModel):
+class ShapeLatency(Measured):
     batch: int
     sequence: int
     runs: int
@@ -43,14 +45,13 @@ class ShapeLatency(BaseModel):
     model: Timing
     ratio: float
     """Median of the baseline over median of the model: above 1 the model is faster."""
-    ratio_low: float
-    ratio_high: float
-    """95 % bootstrap interval."""
+    ratio_low: float | None
+    ratio_high: float | None
+    """95 % bootstrap interval; None of fewer than 6 runs, which give none."""
 
 
-class LatencyReport(BaseModel):
+class LatencyReport(Report):
     shapes: list[ShapeLatency]
-    provider: str
     threads: int
     machine: str
     versions: dict[str, str]
@@ -75,17 +76,16 @@ def bench_bundle(
         on_run: called with (shapes done, shapes in all, what runs now).
 
     Raises:
-        AxformError: a file was changed, or a sequence is longer than the model can take.
+        AxformError: a file was changed or cannot be run, an option is out of range, a sequence is longer than the model
+            can take, or a shape is larger than the machine's memory.
     """
     bundle.verify()
-    longest = bundle.manifest.max_length
-    if too_long := [sequence for sequence in sequences if sequence > longest]:
-        raise AxformError(f"--seq {too_long[0]}: the model takes at most {longest} tokens.")
-    onnxruntime = import_onnxruntime()
-    threads = threads or _usable_cores()
+    shapes = _shapes(bundle, batches, sequences)
+    if runs is not None:
+        positive("runs", runs)
+    threads = usable_cores() if threads is None else threads
     tokens = np.concatenate(list(CheckData.load(bundle.check_data).split.features["input_ids"]))
     sessions = [create_session(path, provider, threads, spinning=False) for path in (bundle.baseline, bundle.model)]
-    shapes = [(batch, sequence) for batch in batches for sequence in sequences]
     results = []
     for number, (batch, sequence) in enumerate(shapes):
         if on_run is not None:
@@ -93,7 +93,7 @@ def bench_bundle(
         baseline, model = time_interleaved(
             [_runner(session, batch, sequence, tokens) for session in sessions], runs=runs, seconds=seconds
         )
-        low, high = ratio_interval(baseline, model)
+        low, high = ratio_interval(baseline, model) if len(model) >= _RUNS_FOR_AN_INTERVAL else (None, None)
         results.append(
             ShapeLatency(
                 batch=batch,
@@ -108,13 +108,30 @@ def bench_bundle(
         )
     report = LatencyReport(
         shapes=results,
-        provider=sessions[1].get_providers()[0].removesuffix("ExecutionProvider"),
+        provider=provider_of(sessions[1]),
         threads=threads,
         machine=machine_name(),
-        versions={"python": platform.python_version(), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        versions={
+            "python": platform.python_version(),
+            "onnxruntime": import_onnxruntime().__version__,
+            "numpy": np.__version__,
+        },
     )
-    bundle.save_result("bench", report.model_dump())
+    report.not_recorded = bundle.save_result("bench", report.model_dump())
     return report
+
+
+def _shapes(bundle: Bundle, batches: Sequence[int], sequences: Sequence[int]) -> list[tuple[int, int]]:
+    """Every batch with every sequence, all of which the model and the machine can take."""
+    shapes = [(positive("--batch", batch), positive("--seq", sequence)) for batch in batches for sequence in sequences]
+    if not shapes:
+        raise AxformError("--batch and --seq: give at least one batch size and one sequence length.")
+    longest = bundle.manifest.max_length
+    for batch, sequence in shapes:
+        if sequence > longest:
+            raise AxformError(f"--seq {sequence}: the model takes at most {longest} tokens.")
+        check_memory(bundle.manifest.plan.model.shape, batch, sequence)
+    return shapes
 
 
 def time_interleaved(
@@ -149,13 +166,7 @@ def machine_name() -> str:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {_usable_cores()} cores"
-
-
-def _usable_cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{model}, {usable_cores()} cores"
 
 
 def _runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> Callable[[], object]:
@@ -170,4 +181,4 @@ def _runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> 
         else:
             feeds[entry.name] = np.zeros_like(tokens)
     names = [entry.name for entry in session.get_outputs()]
-    return lambda: session.run(names, feeds)
+    return lambda: run_session(session, names, feeds)

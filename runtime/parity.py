@@ -6,14 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
+from .. import custom_ops
 from ..core.batches import EncodedSplit
 from ..core.bounds import smallest_accepted
 from ..core.metrics import compute_metric
-from .bundle import Bundle
+from ..errors import AxformError
+from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
-from .session import Provider, create_session
+from .limits import positive
+from .session import Provider, create_session, provider_of, run_session
 
 __all__ = ["TOLERANCE", "NumericParity", "ParityReport", "TaskParity", "check_bundle", "numeric_parity"]
 
@@ -21,7 +23,7 @@ TOLERANCE = 1e-4
 """Largest difference of any output to PyTorch: float32 rounding over tens of layers, with a margin."""
 
 
-class NumericParity(BaseModel):
+class NumericParity(Measured):
     """model.onnx against PyTorch with the plan applied, on the same padded batches."""
 
     samples: int
@@ -37,7 +39,7 @@ class NumericParity(BaseModel):
         return self.max_abs_error <= self.tolerance
 
 
-class TaskParity(BaseModel):
+class TaskParity(Measured):
     """The task metric of model.onnx beside baseline.onnx, on the whole reported split."""
 
     metric: str
@@ -52,13 +54,16 @@ class TaskParity(BaseModel):
         return self.model >= self.bound
 
 
-class ParityReport(BaseModel):
+class ParityReport(Report):
     numeric: NumericParity
+    """As a session runs the model: with the op library where there is one."""
+    bodies: NumericParity | None = None
+    """Without the op library, on the function bodies; None where the numbers above are those of the bodies already."""
     task: TaskParity
 
     @property
     def passed(self) -> bool:
-        return self.numeric.passed and self.task.passed
+        return self.numeric.passed and self.task.passed and (self.bodies is None or self.bodies.passed)
 
 
 def check_bundle(
@@ -74,12 +79,38 @@ def check_bundle(
         on_batch: called with (samples done, samples in all).
 
     Raises:
-        AxformError: a file of the bundle was changed, or cannot be run.
+        AxformError: a file of the bundle was changed or cannot be run, or an option is out of range.
     """
+    positive("batch_size", batch_size)
     bundle.verify()
     data = CheckData.load(bundle.check_data)
     model = create_session(bundle.model, provider, threads)
-    numeric = numeric_parity(model, data)
+    report = ParityReport(
+        provider=provider_of(model),
+        numeric=numeric_parity(model, data),
+        bodies=_body_parity(bundle, data, provider, threads),
+        task=_task_parity(
+            bundle, data, (create_session(bundle.baseline, provider, threads), model), batch_size, on_batch
+        ),
+    )
+    report.not_recorded = bundle.save_result("check", {**report.model_dump(), "passed": report.passed})
+    return report
+
+
+def _body_parity(bundle: Bundle, data: CheckData, provider: Provider, threads: int | None) -> NumericParity | None:
+    """The numbers where there is no op library, if it stands for anything in this bundle."""
+    if not (bundle.manifest.op_library.accelerates and custom_ops.is_available()):
+        return None
+    return numeric_parity(create_session(bundle.model, provider, threads, op_library=False), data)
+
+
+def _task_parity(
+    bundle: Bundle,
+    data: CheckData,
+    sessions: tuple[Any, Any],
+    batch_size: int,
+    on_batch: Callable[[int, int], None] | None,
+) -> TaskParity:
     total, done = 2 * len(data.split), 0
 
     def advance(samples: int) -> None:
@@ -89,32 +120,31 @@ def check_bundle(
             on_batch(done, total)
 
     metric = bundle.manifest.metric
-    scores = []
-    for session in (create_session(bundle.baseline, provider, threads), model):
-        logits = run_split(session, data.split, batch_size, advance)
-        scores.append(compute_metric(metric, logits, data.split.labels))
-    baseline, optimized = scores
-    task = TaskParity(
+    baseline, model = (
+        compute_metric(metric, run_split(session, data.split, batch_size, advance), data.split.labels)
+        for session in sessions
+    )
+    return TaskParity(
         metric=metric,
         samples=len(data.split),
         baseline=baseline,
-        model=optimized,
+        model=model,
         bound=smallest_accepted(baseline, bundle.manifest.max_drop, bundle.manifest.plan.focus),
     )
-    report = ParityReport(numeric=numeric, task=task)
-    bundle.save_result("check", {**report.model_dump(), "passed": report.passed})
-    return report
 
 
 def numeric_parity(session: Any, data: CheckData) -> NumericParity:
-    """Run the reference batches and compare every output; a NaN counts as an infinite error."""
+    """Run the reference batches and compare every output; a NaN counts as an infinite error.
+
+    Raises:
+        AxformError: the model cannot be run, or its outputs have other shapes than PyTorch's.
+    """
     worst, worst_sample, worst_output = 0.0, int(data.references[0].indices[0]), ""
     for reference in data.references:
         names = list(reference.outputs)
-        outputs = session.run(names, data.split.batch(reference.indices))
+        outputs = run_session(session, names, data.split.batch(reference.indices))
         for name, output in zip(names, outputs, strict=True):
-            errors = np.abs(output - reference.outputs[name]).reshape(len(reference.indices), -1).max(axis=1)
-            errors = np.where(np.isnan(errors), np.inf, errors)
+            errors = _errors(name, output, reference.outputs[name])
             if not worst_output or errors.max() > worst:
                 worst, worst_output = float(errors.max()), name
                 worst_sample = int(reference.indices[errors.argmax()])
@@ -127,12 +157,23 @@ def numeric_parity(session: Any, data: CheckData) -> NumericParity:
     )
 
 
+def _errors(name: str, output: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The largest absolute difference of each sample, (batch,)."""
+    if output.shape != expected.shape:
+        raise AxformError(
+            f"output {name} of model.onnx has shape {output.shape}, PyTorch's in check.npz {expected.shape}; "
+            "export again with axform-export."
+        )
+    errors = np.abs(output - expected).reshape(len(expected), -1).max(axis=1)
+    return np.where(np.isnan(errors), np.inf, errors)
+
+
 def run_split(session: Any, split: EncodedSplit, batch_size: int, on_batch: Callable[[int], None]) -> np.ndarray:
     """The first output for every sample in the split's order, (samples, labels)."""
     name = session.get_outputs()[0].name
 
     def run(batch: dict[str, np.ndarray]) -> np.ndarray:
-        rows = session.run([name], batch)[0]
+        rows = run_session(session, [name], batch)[0]
         on_batch(len(rows))
         return rows
 

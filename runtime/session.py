@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from .. import custom_ops
 from ..errors import AxformError
+from .limits import check_threads
 
-__all__ = ["Provider", "create_session", "import_onnxruntime", "load_session"]
+__all__ = ["Provider", "create_session", "import_onnxruntime", "load_session", "provider_of", "run_session"]
 
 Provider = Literal["auto", "cpu", "cuda"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CUDA_REMEDY = (
+    "see that nvidia-smi finds the GPU and that this onnxruntime's CUDA and cuDNN are installed, or take provider cpu"
+)
 
 
 def import_onnxruntime() -> Any:
@@ -33,50 +42,108 @@ def load_session(bundle: str | Path, provider: Provider = "auto", threads: int |
 
     Args:
         bundle: the folder made by axform-export.
-        provider: ``auto`` takes CUDA when the installed onnxruntime offers it.
+        provider: ``auto`` takes CUDA where the installed onnxruntime offers it and it starts, else the CPU.
         threads: threads inside one operator; None = ONNX Runtime's choice.
 
     Returns:
         An ``onnxruntime.InferenceSession``; inputs are int64, (batch, sequence).
+
+    Raises:
+        AxformError: no such bundle or provider, a provider that does not start, or threads out of range.
     """
     return create_session(Path(bundle) / "model.onnx", provider, threads)
 
 
 def create_session(
-    model: Path, provider: Provider = "auto", threads: int | None = None, *, spinning: bool = True
+    model: Path,
+    provider: Provider = "auto",
+    threads: int | None = None,
+    *,
+    spinning: bool = True,
+    op_library: bool = True,
 ) -> Any:
-    """Open any ONNX file; ``spinning=False`` lets idle threads sleep, so that sessions do not disturb each other.
+    """Open any ONNX file.
+
+    Args:
+        spinning: False lets idle threads sleep, so that sessions do not disturb each other.
+        op_library: False runs the function bodies even where the op library is there.
 
     Raises:
-        AxformError: no onnxruntime, no such provider, or a file that it cannot load.
+        AxformError: no onnxruntime, no such provider, one that does not start here, threads out of range, or a file
+            that cannot be loaded.
     """
     onnxruntime = import_onnxruntime()
+    providers = _providers(onnxruntime, provider)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
+        check_threads(threads)
         options.intra_op_num_threads = threads
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if custom_ops.is_available():
+    if op_library and custom_ops.is_available():
         custom_ops.register(options)
     if not model.is_file():
         raise AxformError(f"{model}: no such file; name the --out folder of axform-export.")
+    if provider == "auto" and providers[0] == _CUDA:
+        try:
+            return _open(onnxruntime, model, options, providers)
+        except AxformError:
+            providers = [_CPU]  # what is wrong with the file itself, it says again
+    session = _open(onnxruntime, model, options, providers)
+    if provider == "cuda" and provider_of(session) != "CUDA":
+        raise AxformError(
+            f"provider cuda: the installed onnxruntime offers it, but it does not start on this machine; {_CUDA_REMEDY}."
+        )
+    return session
+
+
+def provider_of(session: Any) -> str:
+    """The execution provider that a session really has, such as CPU or CUDA."""
+    return str(session.get_providers()[0]).removesuffix("ExecutionProvider")
+
+
+def run_session(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs called ``names``.
+
+    Raises:
+        AxformError: ONNX Runtime could not, as where the memory of the machine or the GPU ends.
+    """
     try:
-        return onnxruntime.InferenceSession(str(model), options, providers=_providers(onnxruntime, provider))
+        return list(session.run(names, feeds))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        raise AxformError(f"{model}: onnxruntime cannot load it ({str(error).splitlines()[0]}).") from error
+        shape = " x ".join(map(str, next(iter(feeds.values())).shape))
+        raise AxformError(
+            f"onnxruntime cannot run the model on inputs of {shape} ({_first_line(error)}); see that there is memory for "
+            "them, and export the bundle again with axform-export if it fails for every input."
+        ) from error
+
+
+def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> Any:
+    try:
+        # Without its fallback onnxruntime says what failed, instead of going on without the provider.
+        return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        remedy = f"; {_CUDA_REMEDY}" if providers[0] == _CUDA else ""
+        raise AxformError(f"{model}: onnxruntime cannot load it ({_first_line(error)}){remedy}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _providers(onnxruntime: Any, provider: Provider) -> list[str]:
+    if provider not in get_args(Provider):
+        raise AxformError(f"provider {provider!r}: not known; known are {', '.join(get_args(Provider))}.")
     available = onnxruntime.get_available_providers()
-    has_cuda = "CUDAExecutionProvider" in available
+    has_cuda = _CUDA in available
     if provider == "cuda" and not has_cuda:
         raise AxformError(
             f"provider cuda: the installed onnxruntime offers {', '.join(available)}; "
             "install `axform[gpu]` in place of `axform[cpu]`."
         )
     if provider == "cpu" or not has_cuda:
-        return ["CPUExecutionProvider"]
+        return [_CPU]
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return [_CUDA, _CPU]

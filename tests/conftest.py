@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sentiment: Path) -> tuple
     optimize(options, folder / "run")
     export(folder / "run", folder / "bundle")
     return folder / "run", folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle with sign matching, without a run. Tests must not change it."""
+    from bundles import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("tiny_bundle"))
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle, to be changed."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))

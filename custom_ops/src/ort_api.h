@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <exception>
 #include <initializer_list>
 #include <string>
@@ -116,24 +117,40 @@ inline void* output(const ort::OrtApi& api, ort::OrtKernelContext* context, size
   return data;
 }
 
-// Memory from the allocator of the device that `near` lies on, given back at the end of the scope. On CUDA that is
-// stream-ordered: the arena hands the block only to later work of the same stream.
-class Scratch {
+// The allocator of the device that `near` lies on. On CUDA it is stream-ordered: the arena hands a block that was given
+// back only to later work of the same stream.
+class Allocator {
  public:
-  Scratch(const ort::OrtApi& api, const ort::OrtKernelContext* context, const Tensor& near, size_t bytes) : api_(api) {
-    if (bytes == 0) return;
+  Allocator(const ort::OrtApi& api, const ort::OrtKernelContext* context, const Tensor& near) : api_(api) {
     const ort::OrtMemoryInfo* memory = nullptr;
     check(api.GetTensorMemoryInfo(near.value, &memory));
     check(api.KernelContext_GetAllocator(context, memory, &allocator_));
-    if (ort::OrtStatus* status = api.AllocatorAlloc(allocator_, bytes, &data_)) {
-      api.ReleaseAllocator(allocator_);
-      throw OrtFailure{status};
-    }
   }
+  ~Allocator() { api_.ReleaseAllocator(allocator_); }
+  Allocator(const Allocator&) = delete;
+  Allocator& operator=(const Allocator&) = delete;
+
+  void* take(size_t bytes) const {
+    void* data = nullptr;
+    check(api_.AllocatorAlloc(allocator_, bytes, &data));
+    return data;
+  }
+  void give_back(void* data) const {
+    if (ort::OrtStatus* status = api_.AllocatorFree(allocator_, data)) api_.ReleaseStatus(status);
+  }
+
+ private:
+  const ort::OrtApi& api_;
+  ort::OrtAllocator* allocator_ = nullptr;
+};
+
+// Memory that is given back at the end of the scope; none for 0 bytes.
+class Scratch {
+ public:
+  Scratch(const Allocator& allocator, size_t bytes)
+      : allocator_(allocator), data_(bytes == 0 ? nullptr : allocator.take(bytes)) {}
   ~Scratch() {
-    if (allocator_ == nullptr) return;
-    if (ort::OrtStatus* status = api_.AllocatorFree(allocator_, data_)) api_.ReleaseStatus(status);
-    api_.ReleaseAllocator(allocator_);
+    if (data_ != nullptr) allocator_.give_back(data_);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -141,21 +158,30 @@ class Scratch {
   void* data() const { return data_; }
 
  private:
-  const ort::OrtApi& api_;
-  ort::OrtAllocator* allocator_ = nullptr;
-  void* data_ = nullptr;
+  const Allocator& allocator_;
+  void* const data_;
 };
 
-// Calls body(i) for i in [0, total) on the session's own thread pool.
+// Calls body(i) for i in [0, total) on the session's own thread pool, and fails with the last failure of any of them.
 template <class Body>
 void parallel_for(const ort::OrtApi& api, const ort::OrtKernelContext* context, size_t total, const Body& body) {
   if (total == 1) {
     body(size_t{0});
     return;
   }
-  check(api.KernelContext_ParallelFor(
-      context, [](void* user, size_t i) { (*static_cast<const Body*>(user))(i); }, total, 0,
-      const_cast<Body*>(&body)));
+  struct Call {
+    const ort::OrtApi& api;
+    const Body& body;
+    std::atomic<ort::OrtStatus*> failure;
+  } call{api, body, nullptr};
+  auto run = [](void* user, size_t i) {
+    Call& c = *static_cast<Call*>(user);
+    ort::OrtStatus* failure = guarded(c.api, [&] { c.body(i); });
+    if (failure != nullptr) failure = c.failure.exchange(failure);
+    if (failure != nullptr) c.api.ReleaseStatus(failure);
+  };
+  check(api.KernelContext_ParallelFor(context, run, total, 0, &call));
+  check(call.failure.load());
 }
 
 // The attributes of a node. Getters return the default where the node does not carry the attribute, and fail where it

@@ -22,7 +22,8 @@ def change(before: float, after: float) -> str:
 def latency(bundle: Bundle, batch: int, sequence: int) -> str:
     for shape in bundle.manifest.results.get("bench", {}).get("shapes", ()):
         if (shape["batch"], shape["sequence"]) == (batch, sequence):
-            return f"{shape['ratio']:.2f}x ({shape['ratio_low']:.2f}-{shape['ratio_high']:.2f})"
+            interval = "-" if shape["ratio_low"] is None else f"{shape['ratio_low']:.2f}-{shape['ratio_high']:.2f}"
+            return f"{shape['ratio']:.2f}x ({interval})"
     return "not measured"
 
 
@@ -40,7 +41,7 @@ def row(bundle: Bundle) -> list[str]:
         f"{before.bytes / 1e6:.1f} -> {after.bytes / 1e6:.1f} MB",
         *(latency(bundle, *shape) for shape in SHAPES),
         f"{record.trials} in {record.search_seconds:.0f} s",
-        f"{check['numeric']['max_abs_error']:.0e}" if check else "not checked",
+        f"{float(check['numeric']['max_abs_error']):.0e}" if check else "not checked",
     ]
 
 

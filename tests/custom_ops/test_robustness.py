@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 from ops_support import attention_model, random_case, session
 
 ROUNDS = int(os.environ.get("AXFORM_OPS_ROUNDS", "60"))
+MAPPED, RESIDENT = 0, 1
+"""Fields of /proc/self/statm."""
 
 
 def test_sixteen_threads_share_a_session(library: Path) -> None:
@@ -31,8 +34,8 @@ def test_sixteen_threads_share_a_session(library: Path) -> None:
         assert all(pool.map(many, range(16)))
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def process_bytes(field: int) -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[field])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -49,9 +52,9 @@ def test_load_run_unload_does_not_grow(library: Path) -> None:
         gc.collect()
 
     rounds(30)
-    before = resident_bytes()
+    before = process_bytes(RESIDENT)
     rounds(ROUNDS)
-    assert resident_bytes() - before < 4_000_000 + 1_000 * ROUNDS
+    assert process_bytes(RESIDENT) - before < 4_000_000 + 1_000 * ROUNDS
 
 
 def test_failing_runs_do_not_grow(library: Path) -> None:
@@ -61,12 +64,24 @@ def test_failing_runs_do_not_grow(library: Path) -> None:
     before = 0
     for round_number in range(300):
         if round_number == 100:
-            before = resident_bytes() if Path("/proc/self/statm").exists() else 0
+            before = process_bytes(RESIDENT) if Path("/proc/self/statm").exists() else 0
         with pytest.raises(Exception, match="key_mask has shape"):
             running.run(None, bad)
     if before:
-        assert resident_bytes() - before < 3_000_000
+        assert process_bytes(RESIDENT) - before < 3_000_000
     assert np.isfinite(running.run(None, good.feeds())[0]).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see this process's memory")
+def test_memory_goes_by_the_threads_of_the_session(library: Path) -> None:
+    """One thread takes the 2.3 MB of one head, not as many as the machine has cores."""
+    shape = (1, 64, 16384, 8)
+    query, keys = np.ones((1, 64, 1, 8), np.float32), np.ones(shape, np.float32)
+    running = session(attention_model("HardAttention", mask=False, k=8), library, threads=1)
+    running.run(None, {"Q": query, "K": keys[:, :, :8], "V": keys[:, :, :8]})
+    before = process_bytes(MAPPED)
+    running.run(None, {"Q": query, "K": keys, "V": keys})
+    assert process_bytes(MAPPED) - before < 6_000_000  # the arena takes powers of two
 
 
 def test_exported_symbols(library: Path) -> None:
@@ -75,8 +90,7 @@ def test_exported_symbols(library: Path) -> None:
         pytest.skip("needs nm, on Linux")
     listing = subprocess.run([nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)
     symbols = {line.split()[-1] for line in listing.stdout.splitlines()}
-    assert "RegisterCustomOps" in symbols
-    assert {s for s in symbols if s != "RegisterCustomOps" and not s.startswith("axform_")} == set()
+    assert symbols == {"RegisterCustomOps", "axform_build_info"}
 
 
 def test_needs_no_gpu_libraries(library: Path) -> None:
@@ -123,12 +137,67 @@ def test_missing_library_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setenv("AXFORM_OPS_LIBRARY", str(tmp_path / "none.so"))
     assert not custom_ops.is_available()
-    with pytest.raises(custom_ops.OpLibraryMissing, match="correct or unset it"):
+    with pytest.raises(custom_ops.OpLibraryUnavailable, match="correct or unset it"):
         custom_ops.get_library_path()
     monkeypatch.delenv("AXFORM_OPS_LIBRARY")
     monkeypatch.setattr(custom_ops, "_package_folders", lambda: [str(tmp_path)])
     with pytest.raises(custom_ops.OpLibraryMissing, match="reinstall axform"):
         custom_ops.register(ort.SessionOptions())
+
+
+def cut(library: bytes) -> bytes:
+    return library[:50_000]
+
+
+def for_another_machine(library: bytes) -> bytes:
+    return library[:18] + bytes([library[18] ^ 0xFF]) + library[19:]
+
+
+def without_its_symbols(library: bytes) -> bytes:
+    return library.replace(b"RegisterCustomOps", b"RegisterCustomXYZ").replace(
+        b"axform_build_info", b"axform_built_info"
+    )
+
+
+def not_a_library(_: bytes) -> bytes:
+    return b"text"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="damages an ELF file")
+@pytest.mark.parametrize("damage", [cut, for_another_machine, without_its_symbols, not_a_library])
+def test_a_library_that_cannot_be_loaded_is_said_once(
+    library: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    from axform import custom_ops
+
+    damaged = tmp_path / "damaged.so"
+    damaged.write_bytes(damage(library.read_bytes()))
+    monkeypatch.setenv("AXFORM_OPS_LIBRARY", str(damaged))
+    assert not custom_ops.is_available() and not custom_ops.is_available()
+    assert len(caplog.records) == 1 and f"no op library: {damaged} cannot be loaded (" in caplog.text
+    for refused in (custom_ops.build_info, lambda: custom_ops.register(ort.SessionOptions())):
+        with pytest.raises(custom_ops.OpLibraryUnavailable, match="Models still run, on the function bodies"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("AXFORM_CPU_ISA", "avx1024", "AXFORM_CPU_ISA=avx1024 is not followed: known are "),
+        ("AXFORM_OPS_LIBRARY", __file__, f"no op library: {__file__} cannot be loaded"),
+    ],
+)
+def test_what_is_not_followed_is_one_line_for_the_user(library: Path, variable: str, value: str, message: str) -> None:
+    program = "from axform import custom_ops\nfor _ in range(2): custom_ops.is_available()"
+    environment = {**os.environ, variable: value}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
 
 
 def test_importing_needs_neither_onnxruntime_nor_torch() -> None:

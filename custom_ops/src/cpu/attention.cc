@@ -203,54 +203,62 @@ void attend_block(const AttentionCall& call, int64_t batch_head, int64_t first, 
 AttentionPlan plan_attention(Method method, const AttentionAttributes& a, const AttentionShape& s) {
   AttentionPlan plan{};
   const int64_t heads = s.batch_heads();
+  // ONNX Runtime does not tell how many threads a session has, so the machine's stand for them. For a session with fewer
+  // the pieces are finer than they need be, which costs little time; memory goes by the threads that come (below).
   const int64_t threads = std::max<int64_t>(1, std::thread::hardware_concurrency());
   // Heads are the natural pieces; where they are few they are divided, so that every thread has work.
   const int64_t pieces = heads >= 4 * threads ? 1 : (4 * threads + heads - 1) / heads;
   plan.rows_per_block = std::max(kMinRowsPerBlock, round_up((s.queries + pieces - 1) / pieces, 24));
   plan.blocks_per_head = (s.queries + plan.rows_per_block - 1) / plan.rows_per_block;
   plan.workers = std::min(heads * plan.blocks_per_head, threads);
-  plan.states = plan.blocks_per_head == 1 ? plan.workers : heads;
   plan.selected = method == Method::kHard ? s.keys : std::min(a.k, s.keys);
   Carver carver(nullptr);
   Head(carver, s, plan, a.causal);
-  plan.state_bytes = carver.used();
+  plan.head_bytes = carver.used();
   const int64_t extra = method == Method::kHard ? round_up(plan.selected, kernels().lanes) : 0;
-  plan.worker_bytes =
+  plan.score_bytes =
       static_cast<size_t>(round_up((kernels().score_floats(plan.selected) + extra) * int64_t{sizeof(float)}, 64));
   return plan;
 }
 
-void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* scratch, ParallelFor parallel) {
-  char* memory = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  char* worker_memory = memory + plan.states * plan.state_bytes;
+void run_attention(const AttentionCall& call, const AttentionPlan& plan, WithMemory with_memory, ParallelFor parallel) {
   const int64_t heads = call.shape.batch_heads();
-  const bool divided = plan.blocks_per_head > 1;
-  auto head_state = [&](int64_t slot) {
-    Carver carver(memory + slot * plan.state_bytes);
+  const int64_t items = heads * plan.blocks_per_head;
+  auto head_in = [&](char* memory) {
+    Carver carver(memory);
     return Head(carver, call.shape, plan, call.attributes.causal);
   };
-  if (divided) {
-    parallel(static_cast<size_t>(heads), [&](size_t i) {
-      const int64_t batch_head = static_cast<int64_t>(i);
-      prepare_head(call, batch_head, head_state(batch_head));
-    });
-  }
-  // The workers share a counter, so that a slow one leaves its work to the others.
-  const int64_t items = heads * plan.blocks_per_head;
-  std::atomic<int64_t> next{0};
-  std::atomic<int64_t> started{0};
-  parallel(static_cast<size_t>(plan.workers), [&](size_t worker) {
-    float* scores = reinterpret_cast<float*>(worker_memory + worker * plan.worker_bytes);
-    started.fetch_add(1, std::memory_order_relaxed);
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-      const int64_t batch_head = item / plan.blocks_per_head;
-      const int64_t first = item % plan.blocks_per_head * plan.rows_per_block;
-      const int64_t rows = std::min(plan.rows_per_block, call.shape.queries - first);
-      const Head head = head_state(divided ? batch_head : static_cast<int64_t>(worker));
-      if (!divided) prepare_head(call, batch_head, head);
-      const int64_t next_head = divided ? heads : batch_head + started.load(std::memory_order_relaxed);
-      attend_block(call, batch_head, first, rows, head, next_head, scores);
+  // Divided heads are all prepared before any is attended to; together they take about as much as K and V.
+  with_memory(plan.divided() ? heads * plan.head_bytes : 0, [&](char* prepared) {
+    auto prepared_head = [&](int64_t batch_head) { return head_in(prepared + batch_head * plan.head_bytes); };
+    if (plan.divided()) {
+      parallel(static_cast<size_t>(heads), [&](size_t i) {
+        const int64_t batch_head = static_cast<int64_t>(i);
+        prepare_head(call, batch_head, prepared_head(batch_head));
+      });
     }
+    // The workers share a counter, so that a slow one leaves its work to the others. A worker takes memory once it has
+    // an item, and the first ones to run leave none to those that have to wait for a thread: no more take memory than
+    // the session has threads.
+    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> started{0};
+    parallel(static_cast<size_t>(plan.workers), [&](size_t) {
+      int64_t item = next.fetch_add(1, std::memory_order_relaxed);
+      if (item >= items) return;
+      started.fetch_add(1, std::memory_order_relaxed);
+      with_memory(plan.score_bytes + (plan.divided() ? 0 : plan.head_bytes), [&](char* own) {
+        float* scores = reinterpret_cast<float*>(own);
+        for (; item < items; item = next.fetch_add(1, std::memory_order_relaxed)) {
+          const int64_t batch_head = item / plan.blocks_per_head;
+          const int64_t first = item % plan.blocks_per_head * plan.rows_per_block;
+          const int64_t rows = std::min(plan.rows_per_block, call.shape.queries - first);
+          const Head head = plan.divided() ? prepared_head(batch_head) : head_in(own + plan.score_bytes);
+          if (!plan.divided()) prepare_head(call, batch_head, head);
+          const int64_t next_head = plan.divided() ? heads : batch_head + started.load(std::memory_order_relaxed);
+          attend_block(call, batch_head, first, rows, head, next_head, scores);
+        }
+      });
+    });
   });
 }
 

@@ -24,19 +24,21 @@ struct AttentionCall {
 struct AttentionPlan {
   int64_t rows_per_block;
   int64_t blocks_per_head;
-  int64_t workers;  // pieces of work at a time, each with scratch of its own
-  int64_t states;   // prepared heads at a time
-  int64_t selected; // most keys that a head keeps
-  size_t state_bytes, worker_bytes;
+  int64_t workers;   // pieces of work at a time, at most
+  int64_t selected;  // most keys that a head keeps
+  size_t head_bytes;   // of a prepared head
+  size_t score_bytes;  // of a worker
 
-  size_t scratch_bytes() const { return states * state_bytes + workers * worker_bytes + 64; }
+  bool divided() const { return blocks_per_head > 1; }
 };
 
 AttentionPlan plan_attention(Method method, const AttentionAttributes& attributes, const AttentionShape& shape);
 
+// Calls `use` with so many bytes on a cache line's boundary, which are given back afterwards; from any thread.
+using WithMemory = FunctionRef<void(size_t bytes, FunctionRef<void(char* memory)> use)>;
 // Calls its argument for every i in [0, total), on several threads if it can.
 using ParallelFor = FunctionRef<void(size_t total, FunctionRef<void(size_t)> body)>;
 
-void run_attention(const AttentionCall& call, const AttentionPlan& plan, void* scratch, ParallelFor parallel);
+void run_attention(const AttentionCall& call, const AttentionPlan& plan, WithMemory with_memory, ParallelFor parallel);
 
 }  // namespace axform::cpu

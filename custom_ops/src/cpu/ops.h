@@ -8,6 +8,8 @@
 
 namespace axform::cpu {
 
+constexpr uintptr_t kLine = 64;  // bytes of a cache line
+
 template <class Op, Method kMethod>
 class CpuAttention : public AttentionKernel<Op, ort::ELEMENT_FLOAT> {
  public:
@@ -20,7 +22,7 @@ class CpuAttention : public AttentionKernel<Op, ort::ELEMENT_FLOAT> {
     float* y = static_cast<float*>(output(api, context, 0, in.shape.output));
     if (in.shape.empty()) return;
     const AttentionPlan plan = plan_attention(kMethod, this->attributes_, in.shape);
-    const Scratch scratch(api, context, in.q, plan.scratch_bytes());
+    const Allocator allocator(api, context, in.q);
     const AttentionCall call{kMethod,
                              this->attributes_,
                              in.shape,
@@ -29,7 +31,11 @@ class CpuAttention : public AttentionKernel<Op, ort::ELEMENT_FLOAT> {
                              static_cast<const float*>(in.v.data),
                              in.key_mask(),
                              y};
-    run_attention(call, plan, scratch.data(), [&](size_t total, FunctionRef<void(size_t)> body) {
+    auto with_memory = [&](size_t bytes, FunctionRef<void(char*)> use) {
+      const Scratch scratch(allocator, bytes == 0 ? 0 : bytes + kLine);
+      use(reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch.data()) + kLine - 1) / kLine * kLine));
+    };
+    run_attention(call, plan, with_memory, [&](size_t total, FunctionRef<void(size_t)> body) {
       parallel_for(api, context, total, body);
     });
   }

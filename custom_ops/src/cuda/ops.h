@@ -33,7 +33,8 @@ class CudaAttention : public AttentionKernel<Op, kType> {
     const TensorPointers tensors{in.q.data, in.k.data, in.v.data, in.key_mask(), y};
     if constexpr (Op::kSelects) {
       const LaunchPlan plan = plan_sign_matching(this->attributes_, in.shape, kElement, tensors, device_limits());
-      const Scratch scratch(api, context, in.q, plan.scratch_bytes());
+      const Allocator allocator(api, context, in.q);
+      const Scratch scratch(allocator, plan.scratch_bytes());
       launch_sign_matching(plan, kElement, scratch.data(), stream_of(api, context));
     } else {
       const LaunchPlan plan = plan_hard_attention(this->attributes_, in.shape, kElement, tensors, device_limits());

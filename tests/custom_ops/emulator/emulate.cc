@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "cuda/launches.cuh"
-#include "cuda/raw_call.h"
 #include "cuda/unpack.cuh"
+#include "raw_call.h"
 
 // sizes: batch, heads, queries, keys, head size, value size, heads packed into rank 3 (0 or 1). limits: compute
 // capability, multiprocessors, shared bytes. Returns null, or an error message.

@@ -1,7 +1,7 @@
-// A call on raw pointers instead of ONNX Runtime's tensors, for the C entries that tests use.
+// A call on raw pointers instead of ONNX Runtime's tensors.
 #pragma once
 
-#include "../attention_shape.h"
+#include "attention_shape.h"
 
 namespace axform::cuda {
 

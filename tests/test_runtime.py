@@ -1,0 +1,250 @@
+"""Sessions, check and bench on bundles of all kinds: what runs is what was asked for, and nothing measured is lost."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from axform import custom_ops
+from axform.errors import AxformError
+from axform.runtime import load_session
+from axform.runtime.bundle import Bundle
+from axform.runtime.check_data import CheckData
+from axform.runtime.latency import LatencyReport, bench_bundle
+from axform.runtime.parity import ParityReport, check_bundle
+from axform.runtime.session import create_session
+from axform.summaries import bench_tables, check_tables
+from bundles import with_its_checksums
+from support import run_command
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def folded(text: str) -> str:
+    return " ".join(text.split())
+
+
+def shown(tables: list[Any]) -> str:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200)
+    for table in tables:
+        console.print(table)
+    return folded(console.file.getvalue())
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{path} holds {name}, which is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+needs_library = pytest.mark.skipif(not custom_ops.is_available(), reason="the op library was not built")
+
+
+# Providers
+
+
+@pytest.fixture(params=["silently", "with an error"])
+def no_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu on a machine without a driver: CUDA is offered and does not start, in either of its two ways."""
+    open_session = onnxruntime.InferenceSession
+
+    def start(path: str, options: Any, providers: list[str], enable_fallback: int = 1) -> Any:
+        if CUDA in providers and request.param == "with an error":
+            if not enable_fallback:
+                raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+            print("*************** EP Error ***************")
+        return open_session(path, options, providers=[CPU])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+
+
+def test_cuda_that_does_not_start_is_an_error_and_not_the_cpu(capsys, bundle_copy, no_driver):
+    for command in (["check"], ["bench", "--seq", "4", "--runs", "1"]):
+        code, captured = run_command(capsys, command[0], bundle_copy, *command[1:], "--provider", "cuda")
+        assert code == 2 and "see that nvidia-smi finds the GPU" in captured.err and "take provider cpu" in captured.err
+    assert Bundle(bundle_copy).manifest.results == {}
+
+
+def test_auto_falls_back_to_the_cpu_and_says_so(capsys, bundle_copy, no_driver):
+    checked = check_bundle(Bundle(bundle_copy))
+    timed = bench_bundle(Bundle(bundle_copy), [1], [4], runs=1)
+    assert checked.provider == timed.provider == "CPU"
+    assert "EP Error" not in capsys.readouterr().out
+    assert {name: result["provider"] for name, result in Bundle(bundle_copy).manifest.results.items()} == {
+        "check": "CPU",
+        "bench": "CPU",
+    }
+    assert "CPU" in shown(check_tables(checked))
+
+
+@pytest.mark.parametrize("provider", ["CUDA", "tpu", "", None])
+def test_unknown_provider(tiny_bundle, provider):
+    with pytest.raises(AxformError, match=r"not known; known are auto, cpu, cuda\."):
+        load_session(tiny_bundle, provider=provider)
+
+
+# The op library and the function bodies
+
+
+@needs_library
+def test_check_proves_the_kernels_and_the_function_bodies(bundle_copy):
+    report = check_bundle(Bundle(bundle_copy))
+    assert report.passed and report.bodies is not None and report.bodies.passed
+    assert shown(check_tables(report)).count("passed") == 3
+    assert Bundle(bundle_copy).manifest.results["check"]["bodies"]["samples"] == 24
+
+
+@needs_library
+def test_a_wrong_function_body_fails_the_check(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    (function,) = model.functions
+    last = next(node for node in function.node if function.output[0] in node.output)
+    last.output[0] = "right"
+    function.node.append(onnx.helper.make_node("Neg", ["right"], [function.output[0]]))
+    onnx.save(model, bundle_copy / "model.onnx")
+    report = check_bundle(with_its_checksums(bundle_copy))
+    assert report.numeric.passed and report.task.passed
+    assert not report.bodies.passed and not report.passed
+    assert "without the op library" in shown(check_tables(report))
+    assert Bundle(bundle_copy).manifest.results["check"]["passed"] is False
+
+
+def test_without_the_library_the_bodies_are_the_numbers(bundle_copy, monkeypatch):
+    monkeypatch.setattr(custom_ops, "is_available", lambda: False)
+    report = check_bundle(Bundle(bundle_copy))
+    assert report.passed and report.bodies is None
+
+
+def test_a_library_that_cannot_be_loaded_leaves_the_function_bodies(capsys, tiny_bundle, tmp_path, monkeypatch, caplog):
+    feeds = CheckData.load(tiny_bundle / "check.npz").split.batch([0, 1])
+    wanted = create_session(tiny_bundle / "model.onnx", op_library=False).run(None, feeds)[0]
+    (tmp_path / "wrong.so").write_text("text")
+    monkeypatch.setenv("AXFORM_OPS_LIBRARY", str(tmp_path / "wrong.so"))
+    for _ in range(2):
+        np.testing.assert_array_equal(load_session(tiny_bundle).run(None, feeds)[0], wanted)
+    assert len(caplog.records) == 1 and "wrong.so cannot be loaded" in caplog.text
+    code, captured = run_command(capsys, "ops")
+    assert code == 0 and "no op library:" in captured.out and "wrong.so cannot be loaded" in captured.out
+
+
+def test_the_accuracy_focus_may_not_lose_within_max_drop(bundle_copy):
+    bundle = Bundle(bundle_copy)
+    plan = bundle.manifest.plan
+    lenient = check_bundle(bundle)
+    assert lenient.task.model < lenient.task.baseline and lenient.passed
+    strict = check_bundle(with_its_checksums(bundle_copy, plan=plan.model_copy(update={"focus": "accuracy"})))
+    assert strict.numeric.passed and not strict.task.passed and not strict.passed
+    assert strict.task.bound == strict.task.baseline
+
+
+# Recording results
+
+
+@pytest.mark.parametrize("refusing", ["filelock.FileLock.acquire", "tempfile.mkstemp"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_bundle_that_may_only_be_read_is_checked_and_timed(capsys, bundle_copy, monkeypatch, refusing, number):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))  # tests may run as root, who may write anywhere
+
+    before = (bundle_copy / "axform.json").read_bytes()
+    monkeypatch.setattr(refusing, refuse)
+    for command in (["check"], ["bench", "--batch", "1", "--seq", "4", "--runs", "1"]):
+        code, captured = run_command(capsys, command[0], bundle_copy, *command[1:])
+        assert code == 0 and "not recorded in the bundle" in folded(captured.out)
+        assert os.strerror(number) in folded(captured.out)
+    assert (bundle_copy / "axform.json").read_bytes() == before
+
+
+def test_concurrent_results_are_all_kept(bundle_copy):
+    def record(number: int) -> str | None:
+        return Bundle(bundle_copy).save_result(f"result {number}", {"number": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(record, range(24))) == [None] * 24
+    assert len(Bundle(bundle_copy).manifest.results) == 24
+
+
+def test_results_of_others_survive(bundle_copy):
+    opened_early = Bundle(bundle_copy)
+    assert check_bundle(Bundle(bundle_copy)).not_recorded is None
+    assert opened_early.save_result("bench", {"shapes": []}) is None
+    assert set(Bundle(bundle_copy).manifest.results) == {"check", "bench"}
+
+
+def test_a_result_is_not_recorded_for_another_export(bundle_copy):
+    opened_early = Bundle(bundle_copy)
+    (bundle_copy / "config.json").write_text("{}")
+    with_its_checksums(bundle_copy)
+    assert "was exported anew meanwhile" in opened_early.save_result("check", {})
+    assert Bundle(bundle_copy).manifest.results == {}
+
+
+def test_infinity_is_written_and_read_back(bundle_copy):
+    data = CheckData.load(bundle_copy / "check.npz")
+    data.references[0].outputs["logits"][:] = np.nan
+    data.save(bundle_copy / "check.npz")
+    bundle = with_its_checksums(bundle_copy, run={"loss": float("nan")})
+    report = check_bundle(bundle)
+    assert report.numeric.max_abs_error == np.inf and not report.passed
+    assert strict_json(bundle_copy / "axform.json")["run"] == {"loss": "NaN"}
+    recorded = Bundle(bundle_copy).manifest.results["check"]
+    assert ParityReport.model_validate(recorded).numeric.max_abs_error == np.inf
+    assert json.loads(report.model_dump_json())["numeric"]["max_abs_error"] == "Infinity"
+
+
+# Options
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000, 2.5, True, "2"])
+def test_threads_out_of_range(tiny_bundle, threads):
+    for call in (load_session, lambda path, threads: check_bundle(Bundle(path), threads=threads)):
+        with pytest.raises(AxformError, match=f"threads {threads!r}: give "):
+            call(tiny_bundle, threads=threads)
+    with pytest.raises(AxformError, match=f"threads {threads!r}: give "):
+        bench_bundle(Bundle(tiny_bundle), [1], [4], threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 0}, "runs 0: give a whole number from 1 on"),
+        ({"runs": -5}, "runs -5: give a whole number from 1 on"),
+        ({"batches": []}, "give at least one batch size and one sequence length"),
+        ({"sequences": []}, "give at least one batch size and one sequence length"),
+        ({"batches": [1, 0]}, "--batch 0: give a whole number from 1 on"),
+        ({"sequences": [-1]}, "--seq -1: give a whole number from 1 on"),
+        ({"sequences": [4, 65]}, "--seq 65: the model takes at most 64 tokens"),
+        ({"batches": [10**30]}, r"one activation alone takes .* GB, but this machine has"),
+    ],
+)
+def test_bench_options_out_of_range(tiny_bundle, options, message):
+    with pytest.raises(AxformError, match=message):
+        bench_bundle(Bundle(tiny_bundle), **{"batches": [1], "sequences": [4], **options})
+
+
+def test_check_in_batches_of_nothing(tiny_bundle):
+    with pytest.raises(AxformError, match="batch_size 0: give a whole number from 1 on"):
+        check_bundle(Bundle(tiny_bundle), batch_size=0)
+
+
+@pytest.mark.parametrize(("runs", "has_interval"), [(1, False), (5, False), (6, True)])
+def test_an_interval_only_of_enough_runs(bundle_copy, tmp_path, runs, has_interval):
+    report = bench_bundle(Bundle(bundle_copy), [1], [4], runs=runs, threads=1)
+    (shape,) = report.shapes
+    assert shape.runs == runs and (shape.ratio_low is not None) == (shape.ratio_high is not None) == has_interval
+    assert ("too few runs" in shown(bench_tables(report))) != has_interval
+    assert LatencyReport.model_validate(Bundle(bundle_copy).manifest.results["bench"]) == report
