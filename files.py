@@ -178,7 +178,7 @@ def _system_error(error: Exception) -> OSError | None:
 def _write_error(path: Path, error: OSError) -> AxformError:
     if error.errno in _NO_SPACE:
         return AxformError(
-            f"{path}: no space left while writing; free some or choose another disk. Nothing was left under this name."
+            f"{path}: no space left while writing; free some or choose another disk. What was there before is as it was."
         )
     return AxformError(f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to.")
 

@@ -38,7 +38,7 @@ def fine_tune(
     *,
     teacher: PreTrainedModel | None = None,
     keep_start: bool = False,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: Callable[[int, int, float | None], None] | None = None,
 ) -> list[Measurement]:
     """Train in place and leave the model with the weights of its best epoch on the selection split.
 
@@ -48,7 +48,7 @@ def fine_tune(
     Args:
         teacher: an already fine-tuned model of the same task whose logits are distilled.
         keep_start: count the weights before training as a candidate too.
-        on_step: called with (step, steps, training loss).
+        on_step: called with (step, steps, training loss, None as long as it is not known).
 
     Returns:
         The selection measurements after each epoch, with ``keep_start`` preceded by the one before training.
@@ -217,12 +217,12 @@ class _EpochWatcher(TrainerCallback):
         selection: EncodedSplit,
         options: FineTuneOptions,
         checkpoints: Checkpoints,
-        on_step: Callable[[int, int, float], None] | None,
+        on_step: Callable[[int, int, float | None], None] | None,
     ) -> None:
         self._loaded, self._task, self._selection, self._options = loaded, task, selection, options
         self._checkpoints = checkpoints
         self._on_step = on_step
-        self._loss = float("nan")
+        self._loss: float | None = None
 
     def measure(self, epoch: int, step: int) -> None:
         logits = predict(self._loaded, self._selection, self._options.batch_size)
@@ -240,8 +240,8 @@ class _EpochWatcher(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self._loss = logs["loss"]
-            self._check_converges(self._loss, f"training loss at step {state.global_step}")
+            self._loss = loss = logs["loss"]
+            self._check_converges(loss, f"training loss at step {state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._on_step is not None:

@@ -258,7 +258,7 @@ class Stages:
             self._run.training(name),
             teacher=None if teacher is None else teacher.model,
             keep_start=name != "baseline",
-            on_step=lambda done, total, loss: self._progress.step(done, total, f"loss {loss:.4f}"),
+            on_step=self._report_step,
         )
 
     def _forget_training(self, name: str) -> None:
@@ -304,6 +304,9 @@ class Stages:
             )
             return None
         return k
+
+    def _report_step(self, done: int, total: int, loss: float | None) -> None:
+        self._progress.step(done, total, "" if loss is None else f"loss {loss:.4f}")
 
     def _report_trial(self, trial: SearchProgress) -> None:
         self._progress.step(
