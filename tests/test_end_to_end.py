@@ -22,8 +22,8 @@ from axform.runtime.check_data import CheckData
 from axform.runtime.latency import bench_bundle, ratio_interval
 from axform.runtime.parity import check_bundle, numeric_parity
 from axform.toolchain.run_folder import RunFolder
+from support import run_command
 
-CLI = [sys.executable, "-c", "from axform.cli import main; main()"]
 SLOW_CLI = """
 import time
 from axform.cli import main
@@ -159,27 +159,20 @@ def wait_for_trials(process: subprocess.Popen, journal: Path, count: int) -> Non
         time.sleep(0.002)
 
 
-def test_killed_and_interrupted_runs_resume_to_the_same_plan(command, tmp_path):
+def test_an_interrupted_run_says_how_to_continue_and_ends_in_the_same_plan(command, tmp_path, capsys):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    subprocess.run([*CLI, *command, undisturbed], check=True, capture_output=True)
+    assert run_command(capsys, *command, undisturbed)[0] == 0
     trials = RunFolder(undisturbed).read_record().trials
-    generator = random.Random(time.time_ns())
-    first, second = sorted(generator.sample(range(2, trials - 20), 2))
-
-    slow = [sys.executable, "-c", SLOW_CLI, *command]
-    process = subprocess.Popen([*slow, disturbed], stderr=subprocess.PIPE)
-    wait_for_trials(process, disturbed / "trials.jsonl", first)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    moment = random.Random(time.time_ns()).randrange(2, trials - 20)
 
     # A test run started in the background ignores interrupts, and so would its children.
     process = subprocess.Popen(
-        [*slow, disturbed, "--resume"],
+        [sys.executable, "-c", SLOW_CLI, *command, disturbed],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_for_trials(process, disturbed / "trials.jsonl", second)
+    wait_for_trials(process, disturbed / "trials.jsonl", moment)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate()
     assert process.returncode == 130
@@ -187,8 +180,7 @@ def test_killed_and_interrupted_runs_resume_to_the_same_plan(command, tmp_path):
     assert "Traceback" not in messages
     assert not (disturbed / "run.json").exists()
 
-    subprocess.run([*CLI, *command, disturbed, "--resume"], check=True, capture_output=True)
-    plans = [RunFolder(folder).read_plan() for folder in (undisturbed, disturbed)]
-    assert plans[0] == plans[1], (first, second)
+    assert run_command(capsys, *command, disturbed, "--resume")[0] == 0
+    assert RunFolder(undisturbed).read_plan() == RunFolder(disturbed).read_plan(), moment
     records = [json.loads(line) for line in (disturbed / "trials.jsonl").read_text().splitlines()[1:]]
     assert [record["trial"] for record in records] == list(range(trials))
