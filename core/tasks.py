@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..errors import AxformError
+from ..errors import AxformError, listed
 from .metrics import Metric
 
 __all__ = ["TASKS", "Task", "task_named", "with_columns"]
@@ -69,7 +69,7 @@ def task_named(name: str, text_columns: tuple[str, ...] = (), label_column: str 
     """The task of that name (``sst2`` is short for ``glue/sst2``), with the columns overridden where given.
 
     Raises:
-        AxformError: no such task, or more than two text columns.
+        AxformError: no such task, more than two text columns, one of them twice, or a name that is empty.
     """
     task = TASKS.get(name) or TASKS.get(f"glue/{name}")
     if task is None:
@@ -79,8 +79,13 @@ def task_named(name: str, text_columns: tuple[str, ...] = (), label_column: str 
         )
     if len(text_columns) > 2:
         raise AxformError(
-            f"--text-columns names {len(text_columns)} columns ({', '.join(text_columns)}); give one or two."
+            f"--text-columns names {len(text_columns)} columns ({listed(text_columns)}); give one or two."
         )
+    if len(set(text_columns)) < len(text_columns):
+        raise AxformError(f"--text-columns names {text_columns[0]} twice; a pair has two columns.")
+    if "" in (*text_columns, label_column):
+        flag = "--label-column" if label_column == "" else "--text-columns"
+        raise AxformError(f"{flag} names a column without a name; give names of columns, two of them as a,b.")
     return replace(task, text_columns=text_columns or task.text_columns, label_column=label_column or task.label_column)
 
 
@@ -88,7 +93,8 @@ def with_columns(task: Task, available: list[str], source: str) -> Task:
     """``task`` with its text columns settled for data that has the columns ``available``.
 
     Raises:
-        AxformError: a needed column is missing; the message names what was found and what is expected.
+        AxformError: a needed column is missing, or is needed both as text and as label; the message names what was found
+            and what is expected.
     """
     columns = task.text_columns
     if not columns:
@@ -96,13 +102,18 @@ def with_columns(task: Task, available: list[str], source: str) -> Task:
         if not columns:
             known = " or ".join("+".join(option) for option in _COMMON_COLUMNS)
             raise AxformError(
-                f"{source}: no text column recognised; found columns {', '.join(available)}, expected {known}; "
+                f"{source}: no text column recognised; found columns {listed(available)}, expected {known}; "
                 "name yours with --text-columns."
             )
+    if task.label_column in columns:
+        raise AxformError(
+            f"{source}: column {task.label_column} cannot be both text and label; "
+            "name the right ones with --text-columns and --label-column."
+        )
     missing = [column for column in (*columns, task.label_column) if column not in available]
     if missing:
         raise AxformError(
-            f"{source}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing for task {task.name}; "
-            f"found {', '.join(available)}, expected {', '.join((*columns, task.label_column))}."
+            f"{source}: column{'s' if len(missing) > 1 else ''} {listed(missing)} missing for task {task.name}; "
+            f"found {listed(available)}, expected {listed((*columns, task.label_column))}."
         )
     return replace(task, text_columns=columns)

@@ -8,13 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from axform import cli
 from axform.exporters import cli as export_cli
 from axform.seals import seal
 from axform.toolchain.run_folder import RunFolder
-from support import run_command, save_pretrained_only, save_sentiment, save_tiny, sentiment_rows
+from support import run_command, save_pretrained_only, save_tiny, sentiment_rows
 
 
 def run(capsys, *arguments, app=cli):
@@ -106,15 +105,6 @@ def test_no_text_column_recognised(optimize, tmp_path):
     assert "no text column recognised; found columns review, label" in text and "--text-columns" in text
 
 
-def test_labels_out_of_range(optimize, tmp_path):
-    rows = sentiment_rows(9)
-    rows.to_parquet(tmp_path / "train.parquet")
-    rows.loc[4, "label"] = -1
-    rows.to_parquet(tmp_path / "validation.parquet")
-    text = optimize(data=tmp_path, task="sst2")
-    assert "row 4: label" in text and "expected one of 0-1 (negative, positive)" in text
-
-
 def test_empty_split(optimize, tmp_path):
     sentiment_rows(9).to_parquet(tmp_path / "train.parquet")
     sentiment_rows(0).to_parquet(tmp_path / "validation.parquet")
@@ -124,14 +114,6 @@ def test_empty_split(optimize, tmp_path):
 def test_unreadable_file(optimize, tmp_path):
     (tmp_path / "train.parquet").write_text("not parquet")
     assert "train.parquet: cannot be read as parquet" in optimize(data=tmp_path)
-
-
-def test_text_that_is_not_text(optimize, tmp_path):
-    rows = sentiment_rows(9)
-    rows.loc[3, "sentence"] = None
-    for split in ("train", "validation"):
-        rows.to_parquet(tmp_path / f"{split}.parquet")
-    assert "row 3, column sentence" in optimize(data=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -322,20 +304,3 @@ def test_cuda_without_a_cuda_onnxruntime(capsys, finished):
     assert (
         "provider cuda: the installed onnxruntime offers" in run(capsys, "check", finished[1], "--provider", "cuda")[1]
     )
-
-
-def test_regression_labels_that_are_not_numbers(optimize, tmp_path):
-    for split in ("train", "validation"):
-        pd.DataFrame({"text": ["a", "b", "c", "d"] * 3, "label": ["1.5", "2", "many", "0"] * 3}).to_csv(
-            tmp_path / f"{split}.csv", index=False
-        )
-    text = optimize(data=tmp_path, task="text-regression")
-    assert "row 2: label 'many' does not match task text-regression; expected a number" in text
-
-
-def test_data_of_one_label(optimize, tmp_path):
-    rows = sentiment_rows(9)
-    rows["label"] = 1
-    save_sentiment(tmp_path)
-    rows.to_parquet(tmp_path / "train.parquet")
-    assert "holds only the label [1]" in optimize(data=tmp_path)

@@ -1,4 +1,4 @@
-"""Reading task data in all its forms, and the metrics."""
+"""The tasks with their columns, the metrics, and a regression from end to end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from axform.core.metrics import compute_metric
-from axform.core.tasks import TASKS, task_named
+from axform.core.tasks import TASKS, task_named, with_columns
+from axform.errors import AxformError
 from axform.runtime.check_data import CheckData
-from axform.toolchain.data import load_task_data
 from axform.toolchain.optimize import optimize
 from axform.toolchain.options import OptimizeOptions
 from scipy.stats import pearsonr
@@ -33,52 +33,34 @@ def test_short_and_full_task_names():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl", "json", "csv", "tsv"])
-def test_every_file_form_reads_the_same(tmp_path, form):
-    for split, rows in (("train", sentiment_rows(60, 1)), ("validation", sentiment_rows(20, 2))):
-        path = tmp_path / f"{split}.{form}"
-        if form == "parquet":
-            rows.to_parquet(path)
-        elif form.startswith("json"):
-            rows.to_json(path, orient="records", lines=form == "jsonl")
-        else:
-            rows.to_csv(path, index=False, sep="\t" if form == "tsv" else ",")
-    data = load_task_data(task_named("sst2"), tmp_path)
-    assert (len(data.train), len(data.selection), len(data.report)) == (51, 9, 20)
-    assert sorted(pd.concat([data.train, data.selection])["sentence"]) == sorted(sentiment_rows(60, 1)["sentence"])
-    assert not set(data.train.index) & set(data.selection.index)
+@pytest.mark.parametrize(
+    ("text_columns", "label_column", "message"),
+    [
+        (("text", "text"), None, "--text-columns names text twice"),
+        (("a", "", "b"), None, "--text-columns names 3 columns"),
+        (("a", ""), None, "--text-columns names a column without a name"),
+        (("",), None, "--text-columns names a column without a name"),
+        ((), "", "--label-column names a column without a name"),
+    ],
+)
+def test_column_options_that_name_no_columns(text_columns, label_column, message):
+    with pytest.raises(AxformError, match=message):
+        task_named("text-classification", text_columns, label_column)
 
 
-def test_parts_and_folders_named_like_the_task(tmp_path):
-    folder = tmp_path / "glue" / "sst2"
-    folder.mkdir(parents=True)
-    rows = sentiment_rows(40)
-    rows[:25].to_parquet(folder / "train-00000-of-00002.parquet")
-    rows[25:].to_parquet(folder / "train-00001-of-00002.parquet")
-    rows[:10].to_parquet(folder / "validation.parquet")
-    data = load_task_data(task_named("sst2"), tmp_path, train_samples=20, report_samples=5)
-    assert (len(data.train) + len(data.selection), len(data.report)) == (20, 5)
+@pytest.mark.parametrize(
+    ("text_columns", "label_column"), [(("label",), None), (("text", "label"), None), ((), "text")]
+)
+def test_a_column_is_not_both_text_and_label(text_columns, label_column):
+    task = task_named("text-classification", text_columns, label_column)
+    with pytest.raises(AxformError, match=r"train\.csv: column (label|text) cannot be both text and label"):
+        with_columns(task, ["text", "label"], "train.csv")
 
 
-def test_mnli_reports_the_matched_split(tmp_path):
-    rows = pd.DataFrame({"premise": ["a"] * 12, "hypothesis": ["b"] * 12, "label": [0, 1, 2] * 4})
-    for name, count in (("train", 12), ("validation_matched", 6), ("validation_mismatched", 3)):
-        rows[:count].to_parquet(tmp_path / f"{name}.parquet")
-    assert len(load_task_data(task_named("mnli"), tmp_path).report) == 6
-
-
-def test_labels_that_are_names(tmp_path):
-    rows = pd.DataFrame({"text": ["x"] * 12, "label": ["cat", "dog", "eel"] * 4})
-    for split in ("train", "validation"):
-        rows.to_csv(tmp_path / f"{split}.csv", index=False)
-    data = load_task_data(task_named("text-classification"), tmp_path)
-    assert data.task.labels == ("cat", "dog", "eel") and data.num_labels == 3
-    assert set(data.report["label"]) == {0, 1, 2}
-
-
-def test_the_same_seed_holds_back_the_same_rows(sentiment):
-    one, two, other = (load_task_data(task_named("sst2"), sentiment, seed=seed) for seed in (0, 0, 1))
-    assert one.selection.equals(two.selection) and not one.selection.equals(other.selection)
+def test_a_table_of_many_columns_does_not_flood_the_message():
+    with pytest.raises(AxformError, match=r"c0, c1, .* and 988 more") as error:
+        with_columns(task_named("sst2"), [f"c{number}" for number in range(1000)], "train.csv")
+    assert len(str(error.value)) < 300
 
 
 def test_a_regression_over_pairs_runs_through(tmp_path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,19 @@ import numpy as np
 
 from ..core.batches import EncodedSplit
 from ..core.tasks import Task, with_columns
-from ..errors import AxformError
+from ..errors import AxformError, listed
+from .data_files import Rows, frame_of, has_split, read_split
+from .labels import UNLABELLED, Classes, targets
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["TaskData", "encode", "load_task_data"]
 
-_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 _SELECTION_SHARE = 0.15
 """Part of train held back to judge trials (AxFormer v1)."""
+_SMALLEST_TRAIN = 10
+"""Rows; of fewer not even two would be held back."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class TaskData:
     train: pd.DataFrame
     selection: pd.DataFrame
     report: pd.DataFrame
+    remarks: tuple[str, ...] = ()
+    """What is no error, but may surprise the user."""
 
     @property
     def num_labels(self) -> int:
@@ -49,82 +55,59 @@ def load_task_data(
     """Read the splits of a task, from ``data_dir`` when given, else from the hub.
 
     Args:
-        train_samples: rows of train to use, chosen at random; 15 % of them become the selection split.
+        train_samples: rows of train to use, chosen at random; `_SELECTION_SHARE` of them become the selection split.
         report_samples: rows of the reported split to use.
 
     Raises:
-        AxformError: a split or column is missing or empty, or the labels do not fit the task.
+        AxformError: a split or column is missing or empty, or texts or labels do not fit the task.
     """
-    if data_dir is not None:
-        folder = _data_folder(data_dir, task)
-        train, train_source = _read_split(folder, "train")
-        report, report_source = _read_split(folder, task.validation, "validation")
+    train, report = _read_hub(task) if data_dir is None else _read_local(data_dir, task)
+    task = with_columns(task, list(train.frame.columns), train.source)
+    with_columns(task, list(report.frame.columns), report.source)
+    used = min(train_samples or len(train.frame), len(train.frame))
+    if used < _SMALLEST_TRAIN:
+        raise AxformError(
+            f"{train.source}: {used} rows to train on are too few; {_SELECTION_SHARE:.0%} of them are held back to judge "
+            f"trials, so at least {_SMALLEST_TRAIN} are needed."
+        )
+    texts, report_texts = _texts(task, train), _texts(task, report)
+    task, labels, report_labels = _labels(task, train, report)
+    train_frame = texts.assign(**{task.label_column: labels}).sample(n=used, random_state=seed)
+    held_back = round(_SELECTION_SHARE * used)
+    selection, train_frame = train_frame.iloc[:held_back], train_frame.iloc[held_back:]
+    report_frame = report_texts.assign(**{task.label_column: report_labels})
+    if report_samples:
+        report_frame = report_frame.sample(n=min(report_samples, len(report_frame)), random_state=seed)
+    _check_varied(task, train_frame, train.source, "to train on")
+    _check_varied(task, selection, train.source, f"of the {_SELECTION_SHARE:.0%} held back by --seed to judge trials")
+    remarks = [*train.remarks, *report.remarks, *_empty_texts(task, train), *_empty_texts(task, report)]
+    if task.metric == "accuracy" and (label := _only_label(task, report_frame)):
+        remarks.append(f"{report.source}: all rows have the label {label}; their accuracy says nothing of other labels")
     else:
-        train, report = _read_hub(task)
-        train_source, report_source = f"{task.name} train", f"{task.name} {task.validation}"
-    task = with_columns(task, list(train.columns), train_source)
-    with_columns(task, list(report.columns), report_source)
-    task = _settle_labels(task, train, train_source)
-    train, report = _clean(task, train, train_source), _clean(task, report, report_source)
-    train = train.sample(n=min(train_samples or len(train), len(train)), random_state=seed)
-    report = report.sample(n=min(report_samples, len(report)), random_state=seed) if report_samples else report
-    held_back = round(_SELECTION_SHARE * len(train))
-    if held_back == 0:
-        raise AxformError(f"{train_source}: {len(train)} rows are too few; at least 4 are needed to hold some back.")
-    return TaskData(task, train.iloc[held_back:], train.iloc[:held_back], report)
+        _check_varied(task, report_frame, report.source, "to report on")
+    return TaskData(task, train_frame, selection, report_frame, tuple(remarks))
+
+
+def _read_local(data_dir: Path, task: Task) -> tuple[Rows, Rows]:
+    try:
+        folder = _data_folder(data_dir, task)
+        return read_split(folder, "train"), read_split(folder, task.validation, "validation")
+    except OSError as error:
+        raise AxformError(
+            f"{error.filename or data_dir}: cannot be read ({error.strerror or error}); name a folder that you may read."
+        ) from error
 
 
 def _data_folder(data_dir: Path, task: Task) -> Path:
     """``data_dir`` itself, or the sub-folder named like the task when that is where the files are."""
     if not data_dir.is_dir():
         raise AxformError(f"{data_dir}: no such folder; --data names the folder that holds the task's train.* file.")
-    if not _files_of(data_dir, "train") and (data_dir / task.name).is_dir():
+    if not has_split(data_dir, "train") and (data_dir / task.name).is_dir():
         return data_dir / task.name
     return data_dir
 
 
-def _files_of(folder: Path, split: str) -> list[Path]:
-    """``split.ext`` or its parts ``split-00000-of-00002.ext``, in order."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in _SUFFIXES and (path.name.split(".")[0] == split or path.name.startswith(f"{split}-"))
-    )
-
-
-def _read_split(folder: Path, *names: str) -> tuple[pd.DataFrame, str]:
-    import pandas as pd
-
-    for name in names:
-        files = _files_of(folder, name)
-        if files:
-            frame = pd.concat([_read_file(path) for path in files], ignore_index=True)
-            source = str(files[0]) if len(files) == 1 else f"{folder / name}-*"
-            if frame.empty:
-                raise AxformError(f"{source}: the split is empty; it must hold at least one row.")
-            return frame, source
-    found = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))) or "nothing"
-    expected = " or ".join(f"{name}.*" for name in dict.fromkeys(names))
-    raise AxformError(
-        f"{folder}: split {names[0]!r} is missing; found {found}, expected {expected} "
-        f"({', '.join(suffix[1:] for suffix in _SUFFIXES)})."
-    )
-
-
-def _read_file(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix in (".jsonl", ".json"):
-            return pd.read_json(path, lines=path.suffix == ".jsonl")
-        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
-    except Exception as error:  # pandas and pyarrow raise many kinds; all mean that the user's file is not readable
-        raise AxformError(f"{path}: cannot be read as {path.suffix[1:]} ({error}).") from error
-
-
-def _read_hub(task: Task) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_hub(task: Task) -> tuple[Rows, Rows]:
     if task.hub is None:
         raise AxformError(f"task {task.name} is for data of your own; name its folder with --data.")
     from datasets import load_dataset
@@ -136,61 +119,95 @@ def _read_hub(task: Task) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"task {task.name}: cannot be read from the hub ({type(error).__name__}); "
             "check the network, or give local files with --data."
         ) from error
-    return splits["train"].to_pandas(), splits[task.validation].to_pandas()
+
+    def rows(split: str) -> Rows:
+        return Rows(frame_of(splits[split].with_format("arrow")[:]), f"{task.name} {split}")
+
+    return rows("train"), rows(task.validation)
 
 
-def _settle_labels(task: Task, train: pd.DataFrame, source: str) -> Task:
-    from dataclasses import replace
-
-    if task.is_regression or task.labels:
-        return task
-    values = sorted(train[task.label_column].dropna().unique().tolist())
-    if len(values) < 2:
-        raise AxformError(
-            f"{source}: column {task.label_column} holds only the label {values}; a task needs two or more."
-        )
-    if all(isinstance(value, int) for value in values):
-        return replace(task, labels=tuple(f"LABEL_{value}" for value in range(max(values) + 1)))
-    return replace(task, labels=tuple(str(value) for value in values))
-
-
-def _clean(task: Task, frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The needed columns only, labels as numbers, texts as strings; every violation is an error with its row."""
-    import pandas as pd
-
-    frame = frame[[*task.text_columns, task.label_column]].reset_index(drop=True)
+def _texts(task: Task, rows: Rows) -> pd.DataFrame:
+    """The text columns only; a text that is missing or something else is an error with its row."""
+    frame = rows.frame[[*task.text_columns]]
     for column in task.text_columns:
-        bad = frame.index[~frame[column].map(lambda value: isinstance(value, str))]
-        if len(bad):
-            raise AxformError(f"{source}: row {bad[0]}, column {column}: {frame[column][bad[0]]!r} is not text.")
-    labels = frame[task.label_column]
-    if not task.is_regression and not pd.api.types.is_integer_dtype(labels):
-        ids = {name: index for index, name in enumerate(task.labels)}
-        mapped = labels.map(lambda value: ids.get(str(value), -1))
-    else:
-        mapped = pd.to_numeric(labels, errors="coerce")
-    invalid = mapped.isna() if task.is_regression else ~mapped.between(0, len(task.labels) - 1)
-    if invalid.any():
-        row = int(np.flatnonzero(invalid)[0])
-        expected = "a number" if task.is_regression else f"one of 0-{len(task.labels) - 1} ({', '.join(task.labels)})"
-        raise AxformError(
-            f"{source}: row {row}: label {labels.iloc[row]!r} does not match task {task.name}; expected {expected}."
-        )
-    frame[task.label_column] = mapped.astype("float32" if task.is_regression else "int64")
+        for row, value in enumerate(frame[column]):
+            if not isinstance(value, str):
+                what = "the text is missing" if value is None else f"{reprlib.repr(value)} is not text"
+                raise AxformError(
+                    f"{rows.source}: row {row}, column {column}: {what}; give every row its texts, or drop the row."
+                )
     return frame
 
 
+def _empty_texts(task: Task, rows: Rows) -> list[str]:
+    counts = [(column, int((rows.frame[column] == "").sum())) for column in task.text_columns]
+    return [
+        f"{rows.source}: {count} of {len(rows.frame)} rows have an empty {column}" for column, count in counts if count
+    ]
+
+
+def _labels(task: Task, train: Rows, report: Rows) -> tuple[Task, np.ndarray, np.ndarray]:
+    """The task with its labels settled, and the labels of both splits as ids or targets."""
+    values, report_values = (rows.frame[task.label_column].tolist() for rows in (train, report))
+    if task.is_regression:
+        return task, targets(values, task.name, train.source), targets(report_values, task.name, report.source)
+    classes = Classes.named(task.labels) if task.labels else Classes.found_in(values, task.name, train.source)
+    return (
+        replace(task, labels=classes.names),
+        classes.ids_of(values, task.name, train.source),
+        classes.ids_of(report_values, task.name, report.source),
+    )
+
+
+def _only_label(task: Task, frame: pd.DataFrame) -> str | None:
+    """The label that all rows have, if they do."""
+    labels = frame[task.label_column]
+    if labels.nunique() > 1:
+        return None
+    return f"{labels.iloc[0]:g}" if task.is_regression else task.labels[labels.iloc[0]]
+
+
+def _check_varied(task: Task, frame: pd.DataFrame, source: str, purpose: str) -> None:
+    """Refuse rows that are to decide something and cannot: over labels that never vary, a metric means nothing."""
+    label = _only_label(task, frame)
+    if label is None:
+        return
+    hint = ", as in the hub's unlabelled test splits" if label == str(UNLABELLED) else ""
+    raise AxformError(
+        f"{source}: all {len(frame)} rows {purpose} have the label {label}{hint}, so the {task.metric} of a model on them "
+        "means nothing; give more rows, with other labels, too."
+    )
+
+
 def encode(task: Task, frame: pd.DataFrame, tokenizer: Any, inputs: Sequence[str], max_length: int) -> EncodedSplit:
-    """Tokenize a split for a model whose forward takes ``inputs``; texts are cut to ``max_length`` tokens."""
+    """Tokenize a split for a model whose forward takes ``inputs``; texts are cut to ``max_length`` tokens.
+
+    Raises:
+        AxformError: ``max_length`` leaves no room for the texts, or the tokenizer does not give all ``inputs``.
+    """
     texts = [frame[column].tolist() for column in task.text_columns]
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    if max_length < special + len(texts):
+        raise AxformError(
+            f"--max-length: {max_length} tokens are too few; {special} special tokens and one of each text need "
+            f"{special + len(texts)}."
+        )
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
-    names = [name for name in inputs if name in encoded]
-    pad_values = dict.fromkeys(names, 0)
+    missing = [name for name in inputs if name not in encoded]
+    if missing:
+        raise AxformError(
+            f"the tokenizer gives {listed(encoded)}, but the model needs {listed(missing)}, too; use the tokenizer that "
+            "belongs to the model."
+        )
+    for row, tokens in zip(frame.index, encoded["input_ids"], strict=True):
+        if not tokens:
+            raise AxformError(f"row {row}: the tokenizer makes no token of its texts; drop the row.")
+    pad_values = dict.fromkeys(inputs, 0)
     pad_values["input_ids"] = tokenizer.pad_token_id or 0
     if "token_type_ids" in pad_values:
         pad_values["token_type_ids"] = tokenizer.pad_token_type_id
     return EncodedSplit(
-        {name: [np.asarray(sample, dtype=np.int64) for sample in encoded[name]] for name in names},
+        {name: [np.asarray(sample, dtype=np.int64) for sample in encoded[name]] for name in inputs},
         frame[task.label_column].to_numpy(copy=True),
         pad_values,
     )

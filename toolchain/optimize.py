@@ -70,6 +70,8 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
                 return _put_in_place(target, run)
             progress.message(f"{missing}; it is made again")
     data = settle_task_data(options)
+    for remark in data.remarks:
+        progress.message(remark)
     loaded = load_for_task(options.model, data.task, data.num_labels, options.seed)
     _check_fits(options, loaded)
     if not continues:
