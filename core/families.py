@@ -43,6 +43,8 @@ class Family:
     intermediate_size: str = "intermediate_size"
     attention_mask: str = "attention_mask"
     """Name of the key padding mask among the inputs of the model's forward, (batch, sequence), 1 = a real token."""
+    positions_follow_padding: bool = False
+    """Positions count from ``pad_token_id + 1`` on, so that many position embeddings stand for no token."""
 
     def layer_scope(self, layer: int) -> str:
         """Dotted path of a layer from the task model, e.g. ``bert.encoder.layer.3``."""
@@ -53,10 +55,10 @@ class Family:
         return f"{self.layer_scope(layer)}.{module}"
 
 
-def _bert_like(model_type: str, base_model: str) -> Family:
+def _bert_like(name: str, positions_follow_padding: bool = False) -> Family:
     return Family(
-        model_type=model_type,
-        base_model=base_model,
+        model_type=name,
+        base_model=name,
         layers="encoder.layer",
         attention_core="attention.self",
         query="attention.self.query",
@@ -66,15 +68,16 @@ def _bert_like(model_type: str, base_model: str) -> Family:
         feed_forward_entry="intermediate",
         up="intermediate.dense",
         down="output.dense",
+        positions_follow_padding=positions_follow_padding,
     )
 
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        _bert_like("bert", "bert"),
-        _bert_like("roberta", "roberta"),
-        _bert_like("electra", "electra"),
+        _bert_like("bert"),
+        _bert_like("roberta", positions_follow_padding=True),
+        _bert_like("electra"),
         Family(
             model_type="distilbert",
             base_model="distilbert",

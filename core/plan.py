@@ -6,11 +6,12 @@ size W covers the positions ``g*W .. min((g+1)*W, dimension) - 1``, so the last 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import AxformError
 from ..files import read_json, write_text
@@ -36,15 +37,21 @@ SCHEMA_VERSION = 1
 Focus = Literal["accuracy", "speed", "size"]
 Selection = Literal["majority", "count"]
 
+_LARGEST = 2**31 - 1
+"""No model is larger; a file may hold numbers of any length, but messages and ONNX attributes cannot."""
+_Count = Annotated[int, Field(ge=1, le=_LARGEST)]
+_Indices = Annotated[list[Annotated[int, Field(le=_LARGEST)]], AfterValidator(lambda indices: sorted(set(indices)))]
+"""Sorted, each index once. Whether the model has them is asked in `ApproximationPlan.validate_parts`."""
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SignMatching(_Part):
     """Sign-matching attention (AxFormer v1, Algorithm 4) in place of an ATTN block's full attention."""
 
-    k: int = Field(ge=1)
+    k: _Count
     """Keys kept per head."""
     selection: Selection = "majority"
 
@@ -54,28 +61,18 @@ class AttentionPlan(_Part):
 
     skipped: bool = False
     """The block is bypassed; its LayerNorm stays."""
-    pruned_heads: list[int] = []
-    pruned_input_groups: list[int] = []
+    pruned_heads: _Indices = []
+    pruned_input_groups: _Indices = []
     """Weight groups of the input features of W_Q, W_K and W_V."""
     sign_matching: SignMatching | None = None
-
-    @field_validator("pruned_heads", "pruned_input_groups")
-    @classmethod
-    def _sorted(cls, value: list[int]) -> list[int]:
-        return sorted(set(value))
 
 
 class FeedForwardPlan(_Part):
     """What happens to one FFN block."""
 
     skipped: bool = False
-    pruned_groups: list[int] = []
+    pruned_groups: _Indices = []
     """Weight groups of the intermediate neurons."""
-
-    @field_validator("pruned_groups")
-    @classmethod
-    def _sorted(cls, value: list[int]) -> list[int]:
-        return sorted(set(value))
 
 
 class LayerPlan(_Part):
@@ -87,10 +84,10 @@ class ModelIdentity(_Part):
     """The model a plan belongs to."""
 
     family: str
-    num_layers: int = Field(ge=1)
-    num_heads: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    intermediate_size: int = Field(ge=1)
+    num_layers: _Count
+    num_heads: _Count
+    hidden_size: _Count
+    intermediate_size: _Count
     fingerprint: str
     """SHA-256 over the names, shapes and values of all weights."""
 
@@ -102,9 +99,9 @@ class ModelIdentity(_Part):
 class ApproximationPlan(_Part):
     """The whole plan. `load` and `save` read and write ``plan.json``."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: _Count = SCHEMA_VERSION
     model: ModelIdentity
-    group_size: int = Field(ge=1)
+    group_size: _Count
     focus: Focus | None = None
     task: str | None = None
     layers: list[LayerPlan]
@@ -138,7 +135,7 @@ class ApproximationPlan(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise AxformError(f"{source}: {where}: {first['msg']} (found {first['input']!r}).") from None
+            raise AxformError(f"{source}: {where}: {first['msg']} (found {reprlib.repr(first['input'])}).") from None
         plan.validate_parts(source)
         return plan
 
@@ -147,7 +144,7 @@ class ApproximationPlan(_Part):
         write_text(path, self.model_dump_json(indent=2) + "\n")
 
     def validate_parts(self, source: str = "plan") -> None:
-        """Check every index against the model's dimensions.
+        """Check every index against the model's dimensions, and the parts against each other.
 
         Raises:
             AxformError: the first part that does not exist or contradicts another.
@@ -159,21 +156,28 @@ class ApproximationPlan(_Part):
             )
         if len(self.layers) != model.num_layers:
             raise AxformError(f"{source}: has {len(self.layers)} layers, but the model has {model.num_layers}.")
+        input_groups = group_count(model.hidden_size, self.group_size)
+        groups = group_count(model.intermediate_size, self.group_size)
         for index, layer in enumerate(self.layers):
-            attention = f"{source}: layers[{index}].attention"
-            _check_indices(f"{attention}.pruned_heads", layer.attention.pruned_heads, model.num_heads, "head")
+            where, attention, feed_forward = f"{source}: layers[{index}]", layer.attention, layer.feed_forward
+            _check_indices(f"{where}.attention.pruned_heads", attention.pruned_heads, model.num_heads, "head")
             _check_indices(
-                f"{attention}.pruned_input_groups",
-                layer.attention.pruned_input_groups,
-                group_count(model.hidden_size, self.group_size),
-                "weight group",
+                f"{where}.attention.pruned_input_groups", attention.pruned_input_groups, input_groups, "weight group"
             )
-            _check_indices(
-                f"{source}: layers[{index}].feed_forward.pruned_groups",
-                layer.feed_forward.pruned_groups,
-                group_count(model.intermediate_size, self.group_size),
-                "weight group",
-            )
+            _check_indices(f"{where}.feed_forward.pruned_groups", feed_forward.pruned_groups, groups, "weight group")
+            _check_not_skipped(f"{where}.attention", attention)
+            _check_not_skipped(f"{where}.feed_forward", feed_forward)
+        self._check_selections(source)
+
+    def _check_selections(self, source: str) -> None:
+        """A file holds one function body of the operator, which is written for one selection."""
+        first: dict[Selection, int] = {}
+        for index, layer in enumerate(self.layers):
+            if layer.attention.sign_matching is not None:
+                first.setdefault(layer.attention.sign_matching.selection, index)
+        if len(first) > 1:
+            found = " and ".join(f"{selection} (layers[{index}])" for selection, index in first.items())
+            raise AxformError(f"{source}: sign_matching selects by {found}, but one file can hold only one selection.")
 
     def changes(self) -> int:
         """How many parts the plan removes or approximates."""
@@ -194,6 +198,13 @@ def _check_indices(where: str, indices: Sequence[int], count: int, noun: str) ->
             raise AxformError(f"{where} names {noun} {index}, but the model has {count} {noun}s (0-{count - 1}).")
     if len(indices) == count:
         raise AxformError(f"{where} names all {count} {noun}s; set `skipped` to remove the whole block instead.")
+
+
+def _check_not_skipped(where: str, block: AttentionPlan | FeedForwardPlan) -> None:
+    only_skipped = type(block)(skipped=True)
+    inside = [name for name in type(block).model_fields if getattr(block, name) != getattr(only_skipped, name)]
+    if block.skipped and inside:
+        raise AxformError(f"{where} is skipped, so {' and '.join(inside)} cannot be set; keep one or the other.")
 
 
 def default_group_size(shape: ModelShape) -> int:

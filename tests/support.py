@@ -149,11 +149,13 @@ def random_plan(loaded: LoadedModel, generator: random.Random, group_size: int =
     for layer in plan.layers:
         layer.attention.skipped = generator.random() < 0.25
         layer.feed_forward.skipped = generator.random() < 0.25
-        layer.attention.pruned_heads = some(shape.num_heads)
-        layer.attention.pruned_input_groups = some(group_count(shape.hidden_size, group_size))
-        layer.feed_forward.pruned_groups = some(group_count(shape.intermediate_size, group_size))
-        if generator.random() < 0.5:
-            layer.attention.sign_matching = SignMatching(k=generator.randint(1, 12), selection=selection)
+        if not layer.attention.skipped:
+            layer.attention.pruned_heads = some(shape.num_heads)
+            layer.attention.pruned_input_groups = some(group_count(shape.hidden_size, group_size))
+            if generator.random() < 0.5:
+                layer.attention.sign_matching = SignMatching(k=generator.randint(1, 12), selection=selection)
+        if not layer.feed_forward.skipped:
+            layer.feed_forward.pruned_groups = some(group_count(shape.intermediate_size, group_size))
     plan.validate_parts()
     return plan
 

@@ -30,7 +30,7 @@ def prune_heads(graph: ScopedGraph, plan: ApproximationPlan, family: Family, mod
     shape = plan.model.shape
     for index, layer in enumerate(plan.layers):
         pruned = layer.attention.pruned_heads
-        if pruned and not layer.attention.skipped:
+        if pruned:
             recorder.attempt(
                 f"layer {index} ATTN",
                 f"{shape.num_heads} -> {shape.num_heads - len(pruned)} heads ({mode})",

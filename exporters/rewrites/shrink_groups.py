@@ -34,14 +34,14 @@ def shrink_groups(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -
     recorder = Recorder.begin(graph)
     shape = plan.model.shape
     for index, layer in enumerate(plan.layers):
-        if layer.feed_forward.pruned_groups and not layer.feed_forward.skipped:
+        if layer.feed_forward.pruned_groups:
             kept = kept_positions(layer.feed_forward.pruned_groups, shape.intermediate_size, plan.group_size)
             recorder.attempt(
                 f"layer {index} FFN",
                 f"{shape.intermediate_size} -> {len(kept)} neurons",
                 partial(_shrink_feed_forward, graph, family, index, kept),
             )
-        if layer.attention.pruned_input_groups and not layer.attention.skipped:
+        if layer.attention.pruned_input_groups:
             kept = kept_positions(layer.attention.pruned_input_groups, shape.hidden_size, plan.group_size)
             recorder.attempt(
                 f"layer {index} ATTN",

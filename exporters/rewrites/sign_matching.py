@@ -11,7 +11,6 @@ import onnx_graphsurgeon as gs
 from ...core.families import Family
 from ...core.opset import DOMAIN
 from ...core.plan import ApproximationPlan, SignMatching
-from ...errors import AxformError
 from ..functions import sign_matching_function
 from ..scoped_graph import RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
@@ -30,20 +29,14 @@ def sign_matching(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -
     Refused where the layer has no single Attention node on 4-D tensors without past, or the graph has no key mask.
     """
     recorder = Recorder.begin(graph)
-    wanted = {
-        index: layer.attention.sign_matching
-        for index, layer in enumerate(plan.layers)
-        if layer.attention.sign_matching is not None and not layer.attention.skipped
-    }
-    selections = {chosen.selection for chosen in wanted.values()}
-    if len(selections) > 1:
-        raise AxformError("plan: layers use both selections, majority and count; one file can hold only one of them.")
-    for index, chosen in wanted.items():
-        recorder.attempt(
-            f"layer {index} ATTN",
-            f"sign matching, k = {chosen.k}",
-            partial(_replace, graph, family, index, chosen),
-        )
+    for index, layer in enumerate(plan.layers):
+        chosen = layer.attention.sign_matching
+        if chosen is not None:
+            recorder.attempt(
+                f"layer {index} ATTN",
+                f"sign matching, k = {chosen.k}",
+                partial(_replace, graph, family, index, chosen),
+            )
     return recorder.report("sign_matching")
 
 

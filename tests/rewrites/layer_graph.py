@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 FAMILY = FAMILIES["bert"]
 HIDDEN, HEADS, INTERMEDIATE, GROUP = 8, 2, 12, 4
+EPSILON = 1e-5
 LAYER = "bert.encoder.layer.0"
 
 
@@ -30,7 +32,7 @@ def plan() -> ApproximationPlan:
 
 
 def layer(spoil: Callable[[list[onnx.NodeProto]], None] | None = None) -> onnx.ModelProto:
-    """hidden (batch, sequence, 8) and attention_mask (batch, sequence) -> out; no LayerNorms, which no rewrite touches."""
+    """hidden (batch, sequence, 8) and attention_mask (batch, sequence) -> out; of the LayerNorms only the last one."""
     generator = np.random.default_rng(0)
     nodes, weights = [], {}
 
@@ -70,7 +72,9 @@ def layer(spoil: Callable[[list[onnx.NodeProto]], None] | None = None) -> onnx.M
     up = linear("intermediate.dense", "attention_out", HIDDEN, INTERMEDIATE, "up")
     add("intermediate.intermediate_act_fn", "Gelu", [up], "activated")
     down = linear("output.dense", "activated", INTERMEDIATE, HIDDEN, "down")
-    add("output", "Add", [down, "attention_out"], "out")
+    add("output", "Add", [down, "attention_out"], "sum")
+    weights["norm.scale"], weights["norm.bias"] = generator.standard_normal((2, HIDDEN)).astype(np.float32)
+    add("output.LayerNorm", "LayerNormalization", ["sum", "norm.scale", "norm.bias"], "out", epsilon=EPSILON)
     if spoil is not None:
         spoil(nodes)
     graph = helper.make_graph(
@@ -100,11 +104,42 @@ def evaluate(model: onnx.ModelProto, padded: int = 2) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = _inputs(padded)
+    return session.run(None, {entry.name: feeds[entry.name] for entry in session.get_inputs()})[0]
+
+
+def _inputs(padded: int) -> dict[str, np.ndarray]:
     hidden = np.random.default_rng(1).standard_normal((3, 7, HIDDEN)).astype(np.float32)
     mask = np.ones((3, 7), dtype=np.int64)
     mask[0, 7 - padded :] = 0
-    feeds = {"hidden": hidden, "attention_mask": mask}
-    return session.run(None, {entry.name: feeds[entry.name] for entry in session.get_inputs()})[0]
+    return {"hidden": hidden, "attention_mask": mask}
+
+
+def reference(*, attention: bool = True, feed_forward: bool = True, padded: int = 2) -> np.ndarray:
+    """What `evaluate` of the layer must give, in float64 and without the graph; blocks that are off add nothing."""
+    weights = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in layer().graph.initializer}
+    inputs = _inputs(padded)
+    hidden, mask = inputs["hidden"].astype(np.float64), inputs["attention_mask"].astype(bool)
+
+    def linear(source: np.ndarray, name: str) -> np.ndarray:
+        return source @ weights[f"{name}.w"] + weights[f"{name}.b"]
+
+    def heads(name: str) -> np.ndarray:
+        return linear(hidden, name).reshape(3, 7, HEADS, HIDDEN // HEADS).transpose(0, 2, 1, 3)
+
+    if attention:
+        scores = heads("query") @ heads("key").swapaxes(2, 3) / math.sqrt(HIDDEN // HEADS)
+        scores = np.where(mask[:, None, None, :], scores, -np.inf)
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        context = (shares @ heads("value")).transpose(0, 2, 1, 3).reshape(3, 7, HIDDEN)
+        hidden = hidden + linear(context, "projected")
+    if feed_forward:
+        up = linear(hidden, "up")
+        hidden = hidden + linear(up * (1 + np.vectorize(math.erf)(up / math.sqrt(2))) / 2, "down")
+    centred = hidden - hidden.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + EPSILON)
+    return centred / deviation * weights["norm.scale"] + weights["norm.bias"]
 
 
 def with_zeros(model: onnx.ModelProto, **zeroed: tuple[object, ...]) -> onnx.ModelProto:

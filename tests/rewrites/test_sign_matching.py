@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from axform.core.plan import SignMatching
-from axform.errors import AxformError
 from axform.exporters.rewrites import sign_matching
 from axform.exporters.scoped_graph import ScopedGraph
 from layer_graph import FAMILY, evaluate, layer, ops, plan
@@ -45,12 +44,3 @@ def test_refuses_a_layer_without_a_standard_attention_node():
 
     _, report = replaced(3, spoil=spoil)
     assert report.refused[0].refused == "bert.encoder.layer.0.attention.self has 0 Attention nodes where one is needed"
-
-
-def test_one_file_holds_one_selection():
-    wanted = plan()
-    wanted.layers.append(wanted.layers[0].model_copy(deep=True))
-    wanted.layers[0].attention.sign_matching = SignMatching(k=3, selection="majority")
-    wanted.layers[1].attention.sign_matching = SignMatching(k=3, selection="count")
-    with pytest.raises(AxformError, match="both selections"):
-        sign_matching(ScopedGraph(layer()), wanted, FAMILY)
