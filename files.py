@@ -22,6 +22,7 @@ from .errors import AxformError
 
 __all__ = [
     "beside",
+    "parse_json",
     "read_json",
     "remove_leftovers",
     "replace_folder",
@@ -69,14 +70,25 @@ def read_json(path: Path, remedy: str) -> Any:
         AxformError: it is missing or cannot be read, for whatever reason; ends with ``remedy``, what the user can do.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails for half a surrogate pair, which no text may hold
+        return parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise AxformError(f"{path}: no such file; {remedy}.") from None
     except RecursionError:
         raise AxformError(f"{path}: damaged (nested too deep); {remedy}.") from None
     except (OSError, ValueError) as error:
         raise AxformError(f"{path}: damaged (not readable as JSON: {error}); {remedy}.") from None
+
+
+def parse_json(text: str, **options: Any) -> Any:
+    """`json.loads` whose texts can all be written again.
+
+    Raises:
+        ValueError: it is no JSON, or a text in it holds half a surrogate pair.
+        RecursionError: it is nested too deep.
+    """
+    value = json.loads(text, **options)
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AxformError, listed
+from ..files import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,15 +180,12 @@ def _read_json(path: Path) -> Rows:
 def _parsed(path: Path, line: int, text: str) -> Any:
     """The JSON value that begins on ``line``."""
     try:
-        value = json.loads(text, object_pairs_hook=_object)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which no text may hold
+        return parse_json(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError):
             line += error.lineno - 1
         reason = getattr(error, "msg", error)
         raise AxformError(f"{path}: line {line} is not readable as JSON ({reason}); {_JSON_ADVICE}.") from None
-    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
