@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from . import __version__
 from .console import note, out, run_app, showing_progress
 from .core.plan import Focus, Selection
+from .core.tasks import Task
 from .errors import AxformError
 from .exporters.cli import export_command
-from .files import write_text
+from .files import write_text, writing
+from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import Provider
 from .summaries import bench_tables, check_tables, optimize_tables
 from .toolchain.elements import LayerOrder
-from .toolchain.options import GroupShape, OptimizeOptions, SignMatchingMode
+from .toolchain.options import (
+    DEFAULTS,
+    RECOVER,
+    FineTuneOptions,
+    GroupShape,
+    OptimizeOptions,
+    SignMatchingMode,
+)
 
 __all__ = ["main"]
 
@@ -32,6 +43,23 @@ app = typer.Typer(
 app.command("export")(export_command)
 
 _SEARCH, _TRAINING, _DATA = "Search", "Fine-tuning", "Data"
+_SHOWN_INPUT = 60
+"""Characters of a bad value that an error repeats."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"axform {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """What every command shares."""
 
 
 @app.command()
@@ -41,16 +69,20 @@ def optimize(
         str, typer.Option(help="glue/sst2, glue/rte ..., or text-classification / text-regression with --data.")
     ],
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
-    focus: Annotated[Focus, typer.Option(help="What to gain: accuracy, speed or size.")] = "speed",
+    focus: Annotated[Focus, typer.Option(help="What to gain: accuracy, speed or size.")] = DEFAULTS["focus"],
     max_drop: Annotated[
         float,
         typer.Option(help="Largest accepted drop of the task metric, as a share of the baseline's (0.005 = 0.5 %)."),
-    ] = 0.005,
+    ] = DEFAULTS["max_drop"],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was interrupted; ends in the same plan.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run folder if it exists.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = DEFAULTS["seed"],
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads inside one operator; default OMP_NUM_THREADS, else all cores. Kept by --resume."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -67,23 +99,23 @@ def optimize(
         int | None, typer.Option(help="Rows of validation to report on.", rich_help_panel=_DATA)
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens per sample; default 128.", rich_help_panel=_DATA)
+        int | None, typer.Option(help=f"Tokens per sample; default {Task.max_length}.", rich_help_panel=_DATA)
     ] = None,
     recover: Annotated[
         float | None,
         typer.Option(
             help="Let the search cost this much more loss (0.25 = 25 %), counting on the final distillation to win it "
-            "back. When it does not, the search is repeated with half of it, then with none. Default 0.25 with the speed "
-            "and size focus, else 0, which is the paper's search.",
+            "back. When it does not, the search is repeated with half of it, then with none. "
+            f"Default {RECOVER} with the speed and size focus, else 0, which is the paper's search.",
             rich_help_panel=_SEARCH,
         ),
     ] = None,
     prune_threshold: Annotated[
         float, typer.Option(help="Relative loss below which an element is pruned.", rich_help_panel=_SEARCH)
-    ] = 0.005,
+    ] = DEFAULTS["prune_threshold"],
     approximate_threshold: Annotated[
         float, typer.Option(help="Relative loss below which an element is approximated.", rich_help_panel=_SEARCH)
-    ] = 0.02,
+    ] = DEFAULTS["approximate_threshold"],
     group_size: Annotated[
         int | None,
         typer.Option(help="Weights per group; default 256, less for small models.", rich_help_panel=_SEARCH),
@@ -91,7 +123,7 @@ def optimize(
     layer_order: Annotated[
         LayerOrder,
         typer.Option(help="last-to-first, or first-to-last where the top layers matter more.", rich_help_panel=_SEARCH),
-    ] = "last-to-first",
+    ] = DEFAULTS["layer_order"],
     sign_matching: Annotated[
         SignMatchingMode,
         typer.Option(
@@ -99,32 +131,38 @@ def optimize(
             "attention is only 3 % of the FLOPs at 128 tokens and 10 % at 512, so it pays for long inputs.",
             rich_help_panel=_SEARCH,
         ),
-    ] = "auto",
+    ] = DEFAULTS["sign_matching"],
     selection: Annotated[
         Selection,
         typer.Option(help="How sign matching ranks keys: majority (the paper's) or count.", rich_help_panel=_SEARCH),
-    ] = "majority",
+    ] = DEFAULTS["selection"],
     ffn_groups: Annotated[
         GroupShape,
         typer.Option(help="FFN groups to keep with the speed focus: any or contiguous.", rich_help_panel=_SEARCH),
-    ] = "any",
+    ] = DEFAULTS["ffn_groups"],
     attention_groups: Annotated[
         GroupShape,
         typer.Option(
             help="ATTN input groups to keep with the speed focus: contiguous (one Slice) or any (a Gather).",
             rich_help_panel=_SEARCH,
         ),
-    ] = "contiguous",
+    ] = DEFAULTS["attention_groups"],
     baseline_epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs before the search; default 3, or 0 when the model brings a trained task head.",
+            help=f"Epochs before the search; default {FineTuneOptions.epochs}, or 0 when the model brings a trained task head.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
-    final_epochs: Annotated[int, typer.Option(help="Epochs with the plan applied.", rich_help_panel=_TRAINING)] = 3,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the linear decay.", rich_help_panel=_TRAINING)] = 2e-5,
-    batch_size: Annotated[int, typer.Option(help="Samples per batch.", rich_help_panel=_TRAINING)] = 32,
+    final_epochs: Annotated[
+        int, typer.Option(help="Epochs with the plan applied.", rich_help_panel=_TRAINING)
+    ] = DEFAULTS["final_epochs"],
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak of the linear decay.", rich_help_panel=_TRAINING)
+    ] = DEFAULTS["learning_rate"],
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.", rich_help_panel=_TRAINING)] = DEFAULTS[
+        "batch_size"
+    ],
     distill: Annotated[
         bool,
         typer.Option(
@@ -132,7 +170,7 @@ def optimize(
             help="Use the unpruned model as teacher in the final fine-tuning, or not (the paper's plain form).",
             rich_help_panel=_TRAINING,
         ),
-    ] = True,
+    ] = DEFAULTS["distill"],
 ) -> None:
     """Find what the task does not need: fine-tune, search element by element, fine-tune what is left.
 
@@ -143,7 +181,7 @@ def optimize(
         task=task,
         focus=focus,
         data=data,
-        text_columns=tuple(text_columns.split(",")) if text_columns else (),
+        text_columns=() if text_columns is None else tuple(text_columns.split(",")),
         label_column=label_column,
         max_length=max_length,
         train_samples=train_samples,
@@ -164,6 +202,7 @@ def optimize(
         learning_rate=learning_rate,
         batch_size=batch_size,
         distill=distill,
+        threads=threads,
     )
     from .toolchain.optimize import optimize as run_optimize
     from .toolchain.run_folder import RunFolder
@@ -176,7 +215,7 @@ def optimize(
         raise typer.Exit(130) from None
     for table in optimize_tables(record, RunFolder(out_dir).read_plan()):
         out.print(table)
-    out.print(f"next: axform-export {out_dir} --out bundles/{out_dir.name}", soft_wrap=True)
+    _explain_next(out_dir)
 
 
 @app.command()
@@ -202,27 +241,39 @@ def check(
         raise typer.Exit(1)
 
 
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
 @app.command()
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
-    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
-    seq: Annotated[str, typer.Option(help="Sequence lengths in tokens, separated by commas.")] = "32,128",
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = _listed(BENCH_BATCHES),
+    seq: Annotated[str, typer.Option(help="Sequence lengths in tokens, separated by commas.")] = _listed(
+        BENCH_SEQUENCES
+    ),
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
     provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    runs: Annotated[int | None, typer.Option(help="Runs per model and shape; default as many as fit into 5 s.")] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(help=f"Runs per model and shape; default as many as fit into {BENCH_SECONDS:g} s."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval."""
     from .runtime.bundle import Bundle
     from .runtime.latency import bench_bundle
 
+    batches, sequences = _numbers(batch, "--batch"), _numbers(seq, "--seq")
+    if json_file is not None:
+        _check_writable(json_file, "--json")
     opened = Bundle(bundle)
     with showing_progress() as progress:
         progress.stage("timing")
         report = bench_bundle(
             opened,
-            _numbers(batch, "--batch"),
-            _numbers(seq, "--seq"),
+            batches,
+            sequences,
             provider=provider,
             threads=threads,
             runs=runs,
@@ -275,7 +326,9 @@ def _options(**values: Any) -> OptimizeOptions:
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise AxformError(f"{flag}: {first['msg']} (found {first['input']!r}).") from None
+        found = repr(first["input"])
+        shown = found if len(found) <= _SHOWN_INPUT else f"{found[:_SHOWN_INPUT]}..."
+        raise AxformError(f"{flag}: {first['msg']} (found {shown}).") from None
 
 
 def _numbers(text: str, flag: str) -> list[int]:
@@ -286,6 +339,22 @@ def _numbers(text: str, flag: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise AxformError(f"{flag} {text}: give positive whole numbers separated by commas, e.g. 1,8.")
     return numbers
+
+
+def _check_writable(file: Path, flag: str) -> None:
+    """Say before the work, not after it, that its result cannot be written to ``file``."""
+    with writing(file):
+        if file.is_dir():
+            raise AxformError(f"{flag} {str(file)!r}: is a folder; name a file.")
+        if not file.parent.is_dir():
+            raise AxformError(f"{flag} {file}: there is no folder {file.parent}; make it, or name another file.")
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+
+
+def _explain_next(run: Path) -> None:
+    words = ["axform-export", str(run), "--out", str(Path("bundles", run.name))]
+    out.print(f"next: {shlex.join(words)}", soft_wrap=True)
 
 
 def _explain_resume() -> None:

@@ -10,14 +10,27 @@ from typing import Any
 
 import numpy as np
 
+from ..core.cores import usable_cores
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
-from .limits import check_memory, positive, usable_cores
+from .limits import check_memory, positive
 from .session import Provider, create_session, import_onnxruntime, provider_of, run_session
 
-__all__ = ["LatencyReport", "ShapeLatency", "Timing", "bench_bundle", "ratio_interval", "time_interleaved"]
+__all__ = [
+    "BENCH_BATCHES",
+    "BENCH_SECONDS",
+    "BENCH_SEQUENCES",
+    "LatencyReport",
+    "ShapeLatency",
+    "Timing",
+    "bench_bundle",
+    "ratio_interval",
+    "time_interleaved",
+]
 
+BENCH_BATCHES, BENCH_SEQUENCES, BENCH_SECONDS = (1, 8), (32, 128), 5.0
+"""What is timed when nothing else is asked for."""
 _BOOTSTRAP_SAMPLES = 2000
 _RUNS_FOR_AN_INTERVAL = 6
 """Of fewer runs not even the smallest and the largest enclose the median with 95 %: 1 - 2 / 2^5 is 0.94."""
@@ -65,7 +78,7 @@ def bench_bundle(
     provider: Provider = "auto",
     threads: int | None = None,
     runs: int | None = None,
-    seconds: float = 5.0,
+    seconds: float = BENCH_SECONDS,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> LatencyReport:
     """Time both models of a bundle on random tokens of its task, for every batch with every sequence length.
@@ -135,7 +148,7 @@ def _shapes(bundle: Bundle, batches: Sequence[int], sequences: Sequence[int]) ->
 
 
 def time_interleaved(
-    runners: Sequence[Callable[[], object]], runs: int | None = None, seconds: float = 5.0
+    runners: Sequence[Callable[[], object]], runs: int | None = None, seconds: float = BENCH_SECONDS
 ) -> list[np.ndarray]:
     """Milliseconds per call for each of ``runners``, called in turn so that noise hits all alike, (runs,) each."""
     for _ in range(3):

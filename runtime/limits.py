@@ -8,15 +8,10 @@ from numbers import Integral
 from ..core.families import ModelShape
 from ..errors import AxformError
 
-__all__ = ["check_memory", "check_threads", "positive", "usable_cores"]
+__all__ = ["check_memory", "check_threads", "positive"]
 
 _THREADS_PER_CORE = 8
 """More only take memory and wait for each other; some hundred thousand would never start."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def positive(name: str, value: int) -> int:

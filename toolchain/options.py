@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.plan import Focus, Selection
 from .elements import LayerOrder
+from .significance import Thresholds
 
-__all__ = ["FineTuneOptions", "GroupShape", "OptimizeOptions", "SignMatchingMode"]
+__all__ = [
+    "DEFAULTS",
+    "RECOVER",
+    "FineTuneOptions",
+    "GroupShape",
+    "OptimizeOptions",
+    "SignMatchingMode",
+]
 
 GroupShape = Literal["any", "contiguous"]
 SignMatchingMode = Literal["auto", "on", "off"]
@@ -32,36 +40,42 @@ class FineTuneOptions:
     """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
 
 
-_RECOVER = 0.25
-"""What two distilled epochs win back on MiniLM and SST-2, where 0.5 was too much; where it is too much, too, the search
-falls back to less."""
+RECOVER = 0.25
+"""`recover` where it is not given; where it is too much, the search falls back to less."""
+_MOST_EPOCHS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS = 1000, 4096, 1024
+"""Far above what helps: a slip of the finger is told at once instead of a run that never ends or exhausts the memory."""
 
 
 class OptimizeOptions(BaseModel):
-    """Everything that decides the outcome of a run."""
+    """Everything that decides the outcome of a run.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Raises:
+        pydantic.ValidationError: an unknown option, or a value out of its range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
     """Hub name, folder, or ``minilm``."""
     task: str
     focus: Focus = "speed"
-    data: str | None = None
+    data: str | None = Field(default=None, min_length=1)
     """Folder with the task's files; None = the hub."""
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
+    max_length: int | None = Field(default=None, ge=2, le=1 << 20)
     """Tokens per sample; None = the task's own, at most what the model can take."""
     train_samples: int | None = Field(default=None, ge=4)
     report_samples: int | None = Field(default=None, ge=1)
-    seed: int = 0
+    seed: int = Field(default=FineTuneOptions.seed, ge=0, lt=1 << 32)
+    """As far as NumPy's generators go."""
 
-    prune_threshold: float = Field(default=0.005, ge=0)
-    approximate_threshold: float = Field(default=0.02, ge=0)
-    max_drop: float = Field(default=0.005, ge=0)
+    prune_threshold: float = Field(default=Thresholds.prune, ge=0)
+    approximate_threshold: float = Field(default=Thresholds.approximate, ge=0)
+    max_drop: float = Field(default=Thresholds.max_drop, ge=0, le=1)
     recover: float | None = Field(default=None, ge=0)
-    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None = 0.25
-    with the speed and size focus where there is a final fine-tuning, else 0, which is the paper's search."""
+    """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None =
+    ``RECOVER`` with the speed and size focus where there is a final fine-tuning, else 0, which is the paper's search."""
     group_size: int | None = Field(default=None, ge=1)
     """Weights per group; None = by the model's size."""
     layer_order: LayerOrder = "last-to-first"
@@ -70,16 +84,23 @@ class OptimizeOptions(BaseModel):
     ffn_groups: GroupShape = "any"
     attention_groups: GroupShape = "contiguous"
 
-    baseline_epochs: int | None = Field(default=None, ge=0)
-    """None = 3, or 0 when the model comes with a trained task head."""
-    final_epochs: int = Field(default=3, ge=0)
-    learning_rate: float = Field(default=2e-5, gt=0)
-    batch_size: int = Field(default=32, ge=1)
+    baseline_epochs: int | None = Field(default=None, ge=0, le=_MOST_EPOCHS)
+    """None = those of `FineTuneOptions`, or 0 when the model comes with a trained task head."""
+    final_epochs: int = Field(default=FineTuneOptions.epochs, ge=0, le=_MOST_EPOCHS)
+    learning_rate: float = Field(default=FineTuneOptions.learning_rate, gt=0, le=1)
+    batch_size: int = Field(default=FineTuneOptions.batch_size, ge=1, le=_MOST_SAMPLES_PER_BATCH)
     distill: bool = True
+    threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
+    """Threads inside one operator; None = those of OMP_NUM_THREADS, else all usable cores. It decides the last bits of
+    the weights, so a run keeps what it started with."""
 
     @property
     def first_slack(self) -> float:
         """``recover``, its default resolved."""
         if self.recover is not None:
             return self.recover
-        return _RECOVER if self.focus != "accuracy" and self.final_epochs else 0.0
+        return RECOVER if self.focus != "accuracy" and self.final_epochs else 0.0
+
+
+DEFAULTS: dict[str, Any] = {name: field.default for name, field in OptimizeOptions.model_fields.items()}
+"""The default of each of `OptimizeOptions`, for the command line and the search."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
+from ..core.tasks import Task
 from .elements import BlockKind, Element, LayerOrder, block_costs, build_queue, with_element
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
-from .options import GroupShape
+from .options import DEFAULTS, GroupShape
 from .significance import Significance, Thresholds, Verdict
 
 __all__ = ["SearchOptions", "SearchProgress", "SearchResult", "search"]
@@ -29,12 +30,12 @@ class SearchOptions:
 
     focus: Focus
     thresholds: Thresholds = field(default_factory=Thresholds)
-    sequence: int = 128
-    layer_order: LayerOrder = "last-to-first"
+    sequence: int = Task.max_length
+    layer_order: LayerOrder = DEFAULTS["layer_order"]
     sign_matching_k: int | None = None
-    selection: Selection = "majority"
-    ffn_groups: GroupShape = "any"
-    attention_groups: GroupShape = "contiguous"
+    selection: Selection = DEFAULTS["selection"]
+    ffn_groups: GroupShape = DEFAULTS["ffn_groups"]
+    attention_groups: GroupShape = DEFAULTS["attention_groups"]
 
 
 @dataclass(frozen=True)

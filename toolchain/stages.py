@@ -40,7 +40,6 @@ _METRIC_SLACK = 0.25
 loss tells."""
 _LONG_SEQUENCE = 128
 """From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
-_BASELINE_EPOCHS = 3
 
 
 class Stages:
@@ -110,7 +109,7 @@ class Stages:
         if self._is_missing(folder):
             epochs = self._options.baseline_epochs
             if epochs is None:
-                epochs = 0 if self._loaded.has_trained_head else _BASELINE_EPOCHS
+                epochs = 0 if self._loaded.has_trained_head else FineTuneOptions.epochs
             if epochs:
                 self._progress.stage("fine-tuning the baseline")
                 self._fine_tune(self._loaded, epochs, "baseline", teacher=None)
