@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,8 +18,12 @@ from ..core.plan import ApproximationPlan
 from ..core.tasks import Task
 from .apply import AppliedPlan, apply_plan, layers_of
 from .models import LoadedModel
+from .threads import timed_step
 
 __all__ = ["Evaluator", "predict", "task_loss"]
+
+_EVALUATION = "evaluation"
+"""The kind of work that batches of trials and of predictions are, for `timed_step`."""
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,10 +37,18 @@ def predict(loaded: LoadedModel, split: EncodedSplit, batch_size: int) -> np.nda
     """Logits of every sample in the split's order, (samples, labels) float32."""
     device = next(loaded.model.parameters()).device
     loaded.model.eval()
-    with torch.inference_mode():
-        return split.run(
-            batch_size, lambda batch: loaded.model(**_to_device(batch, device)).logits.float().cpu().numpy()
-        )
+
+    @torch.inference_mode()
+    def run(batch: dict[str, np.ndarray]) -> np.ndarray:
+        with timed_step(_EVALUATION, _work(batch, loaded.shape.num_layers)):
+            return loaded.model(**_to_device(batch, device)).logits.float().cpu().numpy()
+
+    return split.run(batch_size, run)
+
+
+def _work(batch: Mapping[str, Any], layers: int) -> float:
+    """How much it is to run a padded batch through that many layers, the embeddings counted as one."""
+    return math.prod(next(iter(batch.values())).shape) * (layers + 1)
 
 
 def _to_device(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
@@ -123,7 +136,8 @@ class Evaluator:
         losses, logits, labels = 0.0, [], []
         for (batch, batch_labels), kept in zip(self._batches, self._kept, strict=True):
             start = max((layer for layer in kept if layer <= first_changed), default=0)
-            with self._shortcut(start, kept, keep_up_to=first_changed):
+            work = _work(batch, len(self._layers) - start)
+            with self._shortcut(start, kept, keep_up_to=first_changed), timed_step(_EVALUATION, work):
                 output = self._loaded.model(**batch).logits.float()
             losses += task_loss(self._task, output, batch_labels).item() * len(batch_labels)
             logits.append(output.cpu().numpy())

@@ -21,6 +21,7 @@ from .checkpoints import Checkpoints
 from .evaluation import predict, task_loss
 from .models import LoadedModel, without_progress_bar
 from .options import FineTuneOptions
+from .threads import timed_step
 
 __all__ = ["fine_tune"]
 
@@ -164,6 +165,10 @@ class _DistillingTrainer(Trainer):
         self._options = options
         self._key_mask = key_mask
         self._teacher = None if teacher is None else teacher.eval().to(self.args.device)
+
+    def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any) -> Tensor:
+        with timed_step("training", inputs["input_ids"].numel()):
+            return super().training_step(model, inputs, *args, **options)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any

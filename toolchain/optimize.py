@@ -15,6 +15,7 @@ from .models import LoadedModel, load_for_task
 from .options import OptimizeOptions
 from .run_folder import RunFolder, RunRecord
 from .stages import Stages
+from .threads import computing_with, default_threads
 
 __all__ = ["optimize", "settle_task_data"]
 
@@ -62,6 +63,8 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
     target = _target(run, resume)
     continues = resume and target.is_started()
     before = None
+    threads = _settled_threads(options, target if continues else None)
+    options = options.model_copy(update={"threads": threads})
     if continues:
         _check_same_options(target, options)
         if target.is_finished():
@@ -80,7 +83,8 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
             RunFolder(staging).write_options(options)
     if target is not run:
         progress.message(f"{run.path} stays as it is until the new run is finished; the new one grows in {target.path}")
-    Stages(options, target, data, loaded, progress).execute()
+    with computing_with(threads):
+        Stages(options, target, data, loaded, progress).execute()
     record = _put_in_place(target, run)
     if before is not None and record.is_other_than(before):
         progress.message(f"what was made again is not what it was: {before.versions} then, {record.versions} now")
@@ -110,6 +114,12 @@ def _with_full_paths(options: OptimizeOptions) -> OptimizeOptions:
         if value is not None and (name == "data" or Path(value).is_dir())
     }
     return options.model_copy(update=found)
+
+
+def _settled_threads(options: OptimizeOptions, started: RunFolder | None) -> int:
+    """What the user says, what the run was started with, or the machine's own number."""
+    before = None if started is None else started.read_options().threads
+    return options.threads or before or default_threads()
 
 
 def _kept(options: OptimizeOptions) -> dict[str, Path]:
