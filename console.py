@@ -1,35 +1,68 @@
-"""The two consoles of the command line, its tables and progress bars, and its way to end."""
+"""The two consoles of the command line, its tables and progress, and its way to end."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from .core.progress import Progress
 from .errors import AxformError
 
-__all__ = ["ConsoleProgress", "note", "out", "run_app", "showing_progress", "table"]
+__all__ = ["BarProgress", "LogProgress", "note", "out", "run_app", "showing_progress", "table"]
 
-out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+_NARROWEST = 40
+"""Columns below which tables are cut off rather than folded into single letters."""
+_BETWEEN_LINES = 30.0
+"""Seconds between two lines of progress in a log."""
+_READER_LEFT = 128 + 13
+"""How a shell reports a process that SIGPIPE ended."""
+_USER_OR_MACHINE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""Reasons of the operating system that are never a bug of ours."""
+
+
+class _Console(Console):
+    """Prints names of files and columns as they are, square brackets and all."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if self.width < _NARROWEST:
+            self.width = _NARROWEST
+
+
+out = _Console()
+_err = _Console(stderr=True)
 
 
 def note(message: str) -> None:
     """A line for the user on stderr, so that stdout stays clean for tables and pipes."""
-    _err.print(escape(message), soft_wrap=True)
+    _err.print(message, soft_wrap=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A table whose first column is left-aligned text and whose other columns are right-aligned figures."""
-    result = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
+    result = Table(title=title, title_justify="left", title_style="bold", min_width=min(len(title), out.width))
     for index, column in enumerate(columns):
         result.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
@@ -37,8 +70,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return result
 
 
-class ConsoleProgress(Progress):
-    """One bar per stage, on stderr."""
+class BarProgress(Progress):
+    """One bar per stage, on a terminal."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -46,14 +79,14 @@ class ConsoleProgress(Progress):
 
     def stage(self, title: str) -> None:
         self.finish()
-        self._task = self._bars.add_task(escape(title), total=None, note="")
+        self._task = self._bars.add_task(title, total=None, note="")
 
     def step(self, done: int, total: int, note: str = "") -> None:
         if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, note=escape(note))
+            self._bars.update(self._task, completed=done, total=total, note=note)
 
     def message(self, text: str) -> None:
-        self._bars.console.print(escape(text), soft_wrap=True)
+        self._bars.console.print(text, soft_wrap=True)
 
     def finish(self) -> None:
         """Show the current stage as complete."""
@@ -64,31 +97,161 @@ class ConsoleProgress(Progress):
             self._task = None
 
 
+class LogProgress(Progress):
+    """Lines for a log: where a stage begins and ends, and every so often how far it is, even within a long step.
+
+    Args:
+        write: takes a line.
+        between: seconds between two lines of a stage.
+    """
+
+    def __init__(self, write: Callable[[str], None] = note, between: float = _BETWEEN_LINES) -> None:
+        self._write = write
+        self._between = between
+        self._lock = threading.Lock()
+        self._title: str | None = None
+        self._ended = threading.Event()
+
+    def stage(self, title: str) -> None:
+        self.finish()
+        self._title, self._state, self._total, self._started = title, "", 0, time.monotonic()
+        self._line("begins")
+        self._ended = threading.Event()
+        threading.Thread(target=self._repeat, args=(self._ended,), daemon=True).start()
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        self._state, self._total = f"{done}/{total}" + (f", {note}" if note else ""), total
+
+    def message(self, text: str) -> None:
+        self._write(text)
+
+    def finish(self) -> None:
+        """Say that the current stage has ended."""
+        self.stop()
+        if self._title is not None:
+            self._line("done" + (f", {self._total}/{self._total}" if self._total else ""))
+            self._title = None
+
+    def stop(self) -> None:
+        """Say no more."""
+        with self._lock:
+            self._ended.set()
+
+    def _repeat(self, ended: threading.Event) -> None:
+        while not ended.wait(self._between):
+            with self._lock:
+                if not ended.is_set():
+                    self._line(self._state or "under way")
+
+    def _line(self, what: str) -> None:
+        elapsed = int(time.monotonic() - self._started)
+        self._write(f"{self._title}: {what} ({elapsed // 60}:{elapsed % 60:02d})")
+
+
 @contextmanager
-def showing_progress() -> Iterator[ConsoleProgress]:
-    """Bars with counts, elapsed and remaining time while the block runs."""
+def showing_progress() -> Iterator[Progress]:
+    """What is going on, on stderr while the block runs: bars with counts and times, or lines where it is no terminal."""
+    if not _err.file.isatty() or _err.is_dumb_terminal:
+        log = LogProgress()
+        try:
+            yield log
+            log.finish()
+        finally:
+            log.stop()
+        return
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=_err,
     )
     with bars:
-        progress = ConsoleProgress(bars)
+        progress = BarProgress(bars)
         yield progress
         progress.finish()
 
 
-def run_app(app: Callable[..., object]) -> None:
-    """Run a typer application: a user's mistake is one line on stderr and exit code 2, never a traceback."""
+class _Outlet:
+    """A standard stream whose reader may leave and whose disk may be full.
+
+    Args:
+        failed: called with the first error, after which the stream leads nowhere.
+    """
+
+    def __init__(self, stream: Any, failed: Callable[[OSError], None]) -> None:
+        self._stream = stream
+        self._failed = failed
+
+    def write(self, text: str) -> int:
+        with self._guarded():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guarded():
+            self._stream.flush()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # Python flushes what is left when it ends
+            os.close(nowhere)
+            self._failed(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _results_lost(error: OSError) -> None:
+    if error.errno == errno.EPIPE:
+        sys.exit(_READER_LEFT)
+    raise AxformError(f"stdout: cannot be written ({error.strerror}); send it elsewhere.")
+
+
+def _comments_lost(_: OSError) -> None:
+    """The work goes on without anybody who is told about it."""
+
+
+@contextmanager
+def _safe_streams() -> Iterator[None]:
+    """Standard streams that take any text, whatever is at their other end."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass  # a standard stream is closed: no file of ours may get its number
+    os.close(descriptor)
+    with redirect_stdout(_outlet(sys.stdout, _results_lost)), redirect_stderr(_outlet(sys.stderr, _comments_lost)):
+        yield
+
+
+def _outlet(stream: Any, failed: Callable[[OSError], None]) -> Any:
+    if stream is None:
+        return None
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")  # the names of files may be no text
+    return _Outlet(stream, failed)
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Run a command: a user's mistake is one line on stderr and exit code 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        app()
-    except AxformError as error:
-        _err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+    with _safe_streams():
+        try:
+            app()
+        except AxformError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.filename is None or error.errno not in _USER_OR_MACHINE:
+                raise
+            _fail(f"{error.filename}: {error.strerror}; name another, or put this right.")
+
+
+def _fail(message: str) -> None:
+    _err.print(Text("error: ", style="red") + Text(message), soft_wrap=True)
+    sys.exit(2)

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .console import out, showing_progress, table
-from .core.plan import Focus
+from .core.plan import ApproximationPlan, Focus
 from .errors import AxformError
 from .exporters.cli import show_export
 from .exporters.export import export
 from .files import write_folder
 from .runtime.bundle import Bundle
-from .runtime.latency import LatencyReport, bench_bundle
+from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES, LatencyReport, bench_bundle
 from .runtime.parity import ParityReport, check_bundle
 from .summaries import bench_tables, check_tables, optimize_tables
 from .toolchain.optimize import optimize
@@ -49,15 +49,18 @@ def run_quickstart(folder: Path, focus: Focus) -> None:
     Raises:
         AxformError: the quickstart extra is not installed, or the folder cannot be used.
     """
+    if folder.resolve() == Path.cwd():
+        raise AxformError(f"--out {str(folder)!r}: is the current folder; name a folder of its own.")
     data, run, bundle_path = folder / "data", folder / f"run-{focus}", folder / f"bundle-{focus}"
     with showing_progress() as progress:
         if not data.is_dir():
             progress.stage("collecting sentences from the installed libraries' documentation")
             _write_data(data)
         record = optimize(_options(data, focus), run, resume=True, progress=progress)
-    for shown in optimize_tables(record, RunFolder(run).read_plan()):
+    plan = RunFolder(run).read_plan()
+    for shown in optimize_tables(record, plan):
         out.print(shown)
-    bundle = _bundle(run, bundle_path)
+    bundle = _bundle(run, plan, bundle_path)
     checked, timed = _prove(bundle)
     _final_table(record, bundle, checked, timed)
 
@@ -76,11 +79,14 @@ def _options(data: Path, focus: Focus) -> OptimizeOptions:
     )
 
 
-def _bundle(run: Path, path: Path) -> Bundle:
+def _bundle(run: Path, plan: ApproximationPlan, path: Path) -> Bundle:
+    """The bundle that is there, unless it is of a run that was here before: the plan names the weights."""
     if path.is_dir():
-        return Bundle(path)
+        there = Bundle(path)
+        if there.manifest.plan == plan:
+            return there
     with showing_progress() as progress:
-        bundle, reports = export(run, path, progress=progress)
+        bundle, reports = export(run, path, overwrite=True, progress=progress)
     show_export(bundle, reports)
     return bundle
 
@@ -90,7 +96,7 @@ def _prove(bundle: Bundle) -> tuple[ParityReport, LatencyReport]:
         progress.stage("checking")
         checked = check_bundle(bundle, on_batch=progress.step)
         progress.stage("timing")
-        timed = bench_bundle(bundle, (1, 8), (32, 128), seconds=2.5, on_run=progress.step)
+        timed = bench_bundle(bundle, BENCH_BATCHES, BENCH_SEQUENCES, seconds=BENCH_SECONDS / 2, on_run=progress.step)
     for shown in (*check_tables(checked), *bench_tables(timed)):
         out.print(shown)
     return checked, timed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .console import table
 from .core.plan import ApproximationPlan, LayerPlan, group_count
@@ -87,10 +87,10 @@ def check_tables(report: ParityReport) -> list[Table]:
 
 
 def _unless_recorded(report: Report) -> str:
-    return "" if report.not_recorded is None else f"; not recorded in the bundle: {escape(report.not_recorded)}"
+    return "" if report.not_recorded is None else f"; not recorded in the bundle: {report.not_recorded}"
 
 
-def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, str]:
+def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, Text]:
     return (
         f"numbers: {what} against PyTorch with the plan applied, {numeric.samples} samples in {numeric.batches} padded "
         f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}",
@@ -100,8 +100,8 @@ def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, str]:
     )
 
 
-def _result(passed: bool) -> str:
-    return "[green]passed[/green]" if passed else "[red]FAILED[/red]"
+def _result(passed: bool) -> Text:
+    return Text("passed", style="green") if passed else Text("FAILED", style="red")
 
 
 def bench_tables(report: LatencyReport) -> list[Table]:

@@ -29,7 +29,7 @@ class AxformExportCommand(BaseOptimumCLICommand):
 
         arguments = self.args
 
-        def command(standalone_mode: bool) -> None:
+        def command() -> None:
             export_command(arguments.run, arguments.out, arguments.heads, arguments.overwrite)
 
         run_app(command)
