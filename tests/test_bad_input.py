@@ -123,7 +123,7 @@ def test_unreadable_file(optimize, tmp_path):
         (["--max-drop", "-1"], "--max-drop: Input should be greater than or equal to 0"),
         (["--group-size", "512"], "--group-size 512: larger than the model's 32 features"),
         (["--text-columns", "a,b,c"], "--text-columns names 3 columns"),
-        (["--train-samples", "1"], "--train-samples: Input should be greater than or equal to 4"),
+        (["--train-samples", "1"], "train.parquet: 1 rows to train on are too few"),
     ],
 )
 def test_bad_options(optimize, flags, message, tmp_path):

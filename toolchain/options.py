@@ -65,7 +65,7 @@ class OptimizeOptions(BaseModel):
     label_column: str | None = None
     max_length: int | None = Field(default=None, ge=2, le=1 << 20)
     """Tokens per sample; None = the task's own, at most what the model can take."""
-    train_samples: int | None = Field(default=None, ge=4)
+    train_samples: int | None = Field(default=None, ge=1)
     report_samples: int | None = Field(default=None, ge=1)
     seed: int = Field(default=FineTuneOptions.seed, ge=0, lt=1 << 32)
     """As far as NumPy's generators go."""
