@@ -114,7 +114,7 @@ def test_names_are_printed_as_they_are(capsys, finished, tmp_path):
     bundle = Path(shutil.copytree(finished[1], tmp_path / TAGGED))
     with console.showing_progress() as progress:
         progress.stage(TAGGED)
-        progress.step(1, 2, TAGGED)
+        progress.message(TAGGED)
     assert capsys.readouterr().err.count(TAGGED) == 3
     console.out.print(console.table(TAGGED, (TAGGED, "b"), [(TAGGED, Text("c", style="red"))]))
     assert capsys.readouterr().out.count(TAGGED) == 3

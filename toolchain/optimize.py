@@ -63,8 +63,8 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
     target = _target(run, resume)
     continues = resume and target.is_started()
     before = None
-    threads = _settled_threads(options, target if continues else None)
-    options = options.model_copy(update={"threads": threads})
+    settled = target.read_options().threads if continues else default_threads()
+    options = options.model_copy(update={"threads": options.threads or settled})
     if continues:
         _check_same_options(target, options)
         if target.is_finished():
@@ -83,7 +83,7 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
             RunFolder(staging).write_options(options)
     if target is not run:
         progress.message(f"{run.path} stays as it is until the new run is finished; the new one grows in {target.path}")
-    with computing_with(threads):
+    with computing_with(options.threads or default_threads()):
         Stages(options, target, data, loaded, progress).execute()
     record = _put_in_place(target, run)
     if before is not None and record.is_other_than(before):
@@ -114,12 +114,6 @@ def _with_full_paths(options: OptimizeOptions) -> OptimizeOptions:
         if value is not None and (name == "data" or Path(value).is_dir())
     }
     return options.model_copy(update=found)
-
-
-def _settled_threads(options: OptimizeOptions, started: RunFolder | None) -> int:
-    """What the user says, what the run was started with, or the machine's own number."""
-    before = None if started is None else started.read_options().threads
-    return options.threads or before or default_threads()
 
 
 def _kept(options: OptimizeOptions) -> dict[str, Path]:
