@@ -19,7 +19,7 @@ from .errors import AxformError
 from .exporters.cli import export_command
 from .files import write_text, writing
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
-from .runtime.session import Provider
+from .runtime.session import DEFAULT_PROVIDER, Provider
 from .summaries import bench_tables, check_tables, optimize_tables
 from .toolchain.elements import LayerOrder
 from .toolchain.options import (
@@ -221,7 +221,7 @@ def optimize(
 @app.command()
 def check(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
-    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator.")] = None,
 ) -> None:
     """Prove a bundle: model.onnx against PyTorch, number by number, and its task metric against baseline.onnx.
@@ -253,7 +253,7 @@ def bench(
         BENCH_SEQUENCES
     ),
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
-    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
     runs: Annotated[
         int | None,
         typer.Option(help=f"Runs per model and shape; default as many as fit into {BENCH_SECONDS:g} s."),

@@ -24,6 +24,7 @@ __all__ = [
     "beside",
     "parse_json",
     "read_json",
+    "real_path",
     "remove_leftovers",
     "replace_folder",
     "write_folder",
@@ -103,7 +104,7 @@ def write_folder(path: Path) -> Iterator[Path]:
     Raises:
         AxformError: the folder cannot be written, or the disk is full; what stood under ``path`` stays.
     """
-    path = path.resolve()  # what a symbolic link points to is replaced, not the link
+    path = real_path(path)  # what a symbolic link points to is replaced, not the link
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=beside(path, _TEMPORARY).name, dir=path.parent))
@@ -137,7 +138,7 @@ def remove_leftovers(path: Path) -> None:
     Temporary files and folders go; what was moved aside to be replaced is put back, or removed when its successor is
     there.
     """
-    path = path.resolve()
+    path = real_path(path)
     if not path.parent.is_dir():
         return
     for leftover in path.parent.iterdir():
@@ -145,6 +146,11 @@ def remove_leftovers(path: Path) -> None:
             leftover.replace(path)
         elif leftover.name.startswith((beside(path, _TEMPORARY).name, beside(path, _RETIRED).name)):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def real_path(path: Path) -> Path:
+    """The full path without symbolic links; of links in a circle, one whose use is an `OSError`."""
+    return Path(os.path.realpath(path))
 
 
 def beside(path: Path, suffix: str) -> Path:

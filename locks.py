@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import AxformError
-from .files import beside, remove_leftovers, writing
+from .files import beside, real_path, remove_leftovers, writing
 
 __all__ = ["locked"]
 
@@ -32,7 +32,7 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     Raises:
         AxformError: another process holds it, or the place cannot be written.
     """
-    path = path.resolve()
+    path = real_path(path)
     file = beside(path, "lock")
     lock = FileLock(file, timeout=wait)
     with writing(path):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from . import __version__
 from .errors import AxformError
-from .files import read_json, write_json, writing
+from .files import read_json, real_path, write_json, writing
 
 __all__ = ["OutputKind", "check_output_folder", "holds_files", "mark"]
 
@@ -37,9 +37,11 @@ def check_output_folder(path: Path, kind: OutputKind, overwrite: bool, keep: Map
             ``overwrite`` does not allow to replace: those of anybody but axform, or anything in ``keep``.
     """
     with writing(path):
-        resolved = path.resolve()
+        resolved = real_path(path)
         if resolved in (Path.cwd(), *Path.cwd().parents):
             raise AxformError(f"--out {str(path)!r}: is the current folder or one above it; name a folder of its own.")
+        if resolved.is_symlink():
+            raise AxformError(f"{path}: is a symbolic link that leads back to itself; name another one with --out.")
         if path.exists() and not path.is_dir():
             raise AxformError(f"{path}: is a file, but the {kind} must be a folder; name another one with --out.")
         if holds_files(path):
@@ -51,9 +53,9 @@ def check_output_folder(path: Path, kind: OutputKind, overwrite: bool, keep: Map
 def _check_replaceable(path: Path, kind: OutputKind, overwrite: bool, keep: Mapping[str, Path]) -> None:
     if not overwrite:
         raise AxformError(f"{path}: the folder is not empty; name another --out, or replace it with --overwrite.")
-    resolved = path.resolve()
+    resolved = real_path(path)
     for name, other in keep.items():
-        kept = other.resolve()
+        kept = real_path(other)
         if resolved == kept or resolved in kept.parents or kept in resolved.parents:
             raise AxformError(f"{path}: cannot be replaced, since it overlaps {name} ({other}); name another --out.")
     found = _kind_of(path)

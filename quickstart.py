@@ -18,7 +18,7 @@ from .core.plan import ApproximationPlan, Focus
 from .errors import AxformError
 from .exporters.cli import show_export
 from .exporters.export import export
-from .files import write_folder
+from .files import real_path, write_folder
 from .runtime.bundle import Bundle
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES, LatencyReport, bench_bundle
 from .runtime.parity import ParityReport, check_bundle
@@ -49,7 +49,7 @@ def run_quickstart(folder: Path, focus: Focus) -> None:
     Raises:
         AxformError: the quickstart extra is not installed, or the folder cannot be used.
     """
-    if folder.resolve() == Path.cwd():
+    if real_path(folder) == Path.cwd():
         raise AxformError(f"--out {str(folder)!r}: is the current folder; name a folder of its own.")
     data, run, bundle_path = folder / "data", folder / f"run-{focus}", folder / f"bundle-{focus}"
     with showing_progress() as progress:

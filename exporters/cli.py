@@ -9,7 +9,7 @@ import typer
 
 from ..console import out as console
 from ..console import run_app, showing_progress, table
-from .head_mode import HeadMode
+from .head_mode import DEFAULT_HEADS, HeadMode
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
@@ -27,7 +27,7 @@ def export_command(
             help="How pruned heads are removed: fold slices the output projection, pad keeps it and pads the context "
             "with zeros (the paper's form). Both give the same numbers; fold is smaller and faster."
         ),
-    ] = "fold",
+    ] = DEFAULT_HEADS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle folder if it exists.")] = False,
 ) -> None:
     """Turn a finished run into a bundle: model.onnx, baseline.onnx, axform.json, tokenizer and config.

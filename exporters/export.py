@@ -32,7 +32,7 @@ from ..toolchain.apply import apply_plan
 from ..toolchain.models import LoadedModel, load_fine_tuned
 from ..toolchain.run_folder import RunFolder, RunRecord
 from .baseline import export_baseline, named_outputs
-from .head_mode import HeadMode
+from .head_mode import DEFAULT_HEADS, HeadMode
 from .rewrites import RewriteReport, prune_heads, shrink_groups, sign_matching, skip_blocks
 from .scoped_graph import ScopedGraph
 
@@ -46,7 +46,7 @@ def export(
     run_path: Path,
     out: Path,
     *,
-    heads: HeadMode = "fold",
+    heads: HeadMode = DEFAULT_HEADS,
     overwrite: bool = False,
     progress: Progress | None = None,
     external_data_above: int = _EXTERNAL_DATA_ABOVE,
@@ -145,7 +145,7 @@ def _without_places(record: RunRecord) -> dict[str, Any]:
 
 
 def rewrite(
-    graph: ScopedGraph, plan: ApproximationPlan, family: Family, heads: HeadMode = "fold"
+    graph: ScopedGraph, plan: ApproximationPlan, family: Family, heads: HeadMode = DEFAULT_HEADS
 ) -> list[RewriteReport]:
     """Run every rewrite.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["HeadMode"]
+__all__ = ["DEFAULT_HEADS", "HeadMode"]
 
 HeadMode = Literal["fold", "pad"]
+DEFAULT_HEADS: HeadMode = "fold"
+"""Smaller and faster than the paper's ``pad``, with the same numbers."""

@@ -15,7 +15,7 @@ from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
 from .limits import check_memory, positive
-from .session import Provider, create_session, import_onnxruntime, provider_of, run_session
+from .session import DEFAULT_PROVIDER, Provider, create_session, import_onnxruntime, provider_of, run_session
 
 __all__ = [
     "BENCH_BATCHES",
@@ -75,7 +75,7 @@ def bench_bundle(
     batches: Sequence[int],
     sequences: Sequence[int],
     *,
-    provider: Provider = "auto",
+    provider: Provider = DEFAULT_PROVIDER,
     threads: int | None = None,
     runs: int | None = None,
     seconds: float = BENCH_SECONDS,

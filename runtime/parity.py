@@ -15,7 +15,7 @@ from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
 from .limits import positive
-from .session import Provider, create_session, provider_of, run_session
+from .session import DEFAULT_PROVIDER, Provider, create_session, provider_of, run_session
 
 __all__ = ["TOLERANCE", "NumericParity", "ParityReport", "TaskParity", "check_bundle", "numeric_parity"]
 
@@ -68,7 +68,7 @@ class ParityReport(Report):
 
 def check_bundle(
     bundle: Bundle,
-    provider: Provider = "auto",
+    provider: Provider = DEFAULT_PROVIDER,
     threads: int | None = None,
     batch_size: int = 32,
     on_batch: Callable[[int, int], None] | None = None,

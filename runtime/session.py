@@ -12,9 +12,18 @@ from .. import custom_ops
 from ..errors import AxformError
 from .limits import check_threads
 
-__all__ = ["Provider", "create_session", "import_onnxruntime", "load_session", "provider_of", "run_session"]
+__all__ = [
+    "DEFAULT_PROVIDER",
+    "Provider",
+    "create_session",
+    "import_onnxruntime",
+    "load_session",
+    "provider_of",
+    "run_session",
+]
 
 Provider = Literal["auto", "cpu", "cuda"]
+DEFAULT_PROVIDER: Provider = "auto"
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _CUDA_REMEDY = (
@@ -37,7 +46,7 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def load_session(bundle: str | Path, provider: Provider = "auto", threads: int | None = None) -> Any:
+def load_session(bundle: str | Path, provider: Provider = DEFAULT_PROVIDER, threads: int | None = None) -> Any:
     """Open the model of a bundle for inference, without torch or transformers.
 
     Args:
@@ -56,7 +65,7 @@ def load_session(bundle: str | Path, provider: Provider = "auto", threads: int |
 
 def create_session(
     model: Path,
-    provider: Provider = "auto",
+    provider: Provider = DEFAULT_PROVIDER,
     threads: int | None = None,
     *,
     spinning: bool = True,

@@ -72,6 +72,12 @@ def test_a_name_that_is_too_long(tmp_path):
     assert "cannot be written (File name too long)" in refusal(tmp_path / ("x" * 300))
 
 
+def test_symbolic_links_in_a_circle(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert "a: is a symbolic link that leads back to itself" in refusal(tmp_path / "a")
+
+
 def test_long_names_that_fit_can_be_written(tmp_path):
     path = tmp_path / ("x" * 250)
     with locked(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..core.progress import Progress
 from ..core.tasks import task_named
 from ..errors import AxformError
-from ..files import replace_folder, write_folder
+from ..files import real_path, replace_folder, write_folder
 from ..locks import locked
 from ..outputs import check_output_folder, holds_files, mark
 from .data import TaskData, load_task_data
@@ -102,14 +102,14 @@ def _target(run: RunFolder, resume: bool) -> RunFolder:
 
 def _put_in_place(target: RunFolder, run: RunFolder) -> RunRecord:
     if target is not run:
-        replace_folder(target.path, run.path.resolve())
+        replace_folder(target.path, real_path(run.path))
     return run.read_record()
 
 
 def _with_full_paths(options: OptimizeOptions) -> OptimizeOptions:
     """Folders by their full paths, so that a run continues and is exported from any other folder."""
     found = {
-        name: str(Path(value).resolve())
+        name: str(real_path(Path(value)))
         for name, value in (("model", options.model), ("data", options.data))
         if value is not None and (name == "data" or Path(value).is_dir())
     }

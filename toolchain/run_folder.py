@@ -22,7 +22,7 @@ from ..core.batches import EncodedSplit
 from ..core.metrics import Measurement, Metric
 from ..core.plan import ApproximationPlan
 from ..errors import AxformError
-from ..files import beside, read_json, write_folder, write_json
+from ..files import beside, read_json, real_path, write_folder, write_json
 from ..seals import damage, seal
 from .options import OptimizeOptions
 
@@ -137,7 +137,7 @@ class RunFolder:
     @property
     def replacement(self) -> RunFolder:
         """Where the run that `--overwrite` asks for grows, until it is finished and takes this one's place."""
-        return RunFolder(beside(self.path.resolve(), "replacement"))
+        return RunFolder(beside(real_path(self.path), "replacement"))
 
     @property
     def options_path(self) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import get_args
 
+from axform.exporters.head_mode import DEFAULT_HEADS, HeadMode
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 
@@ -20,7 +22,9 @@ class AxformExportCommand(BaseOptimumCLICommand):
     def parse_args(parser: ArgumentParser) -> None:
         parser.add_argument("run", type=Path, help="Run folder made by `axform optimize`.")
         parser.add_argument("--out", type=Path, required=True, help="Bundle folder to write.")
-        parser.add_argument("--heads", choices=("fold", "pad"), default="fold", help="How pruned heads are removed.")
+        parser.add_argument(
+            "--heads", choices=get_args(HeadMode), default=DEFAULT_HEADS, help="How pruned heads are removed."
+        )
         parser.add_argument("--overwrite", action="store_true", help="Replace the bundle folder if it exists.")
 
     def run(self) -> None:

@@ -10,14 +10,16 @@ import onnx_graphsurgeon as gs
 
 from ...core.families import Family, ModelShape
 from ...core.plan import ApproximationPlan, kept_positions
-from ..head_mode import HeadMode
+from ..head_mode import DEFAULT_HEADS, HeadMode
 from ..scoped_graph import Linear, RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
 
 __all__ = ["prune_heads"]
 
 
-def prune_heads(graph: ScopedGraph, plan: ApproximationPlan, family: Family, mode: HeadMode = "fold") -> RewriteReport:
+def prune_heads(
+    graph: ScopedGraph, plan: ApproximationPlan, family: Family, mode: HeadMode = DEFAULT_HEADS
+) -> RewriteReport:
     """Remove the heads that the plan prunes.
 
       1. keep the remaining heads' columns of W_Q, W_K and W_V and of their biases;
