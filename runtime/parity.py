@@ -10,7 +10,7 @@ import numpy as np
 from .. import custom_ops
 from ..core.batches import EncodedSplit
 from ..core.bounds import smallest_accepted
-from ..core.metrics import compute_metric
+from ..core.intervals import paired_change
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
@@ -46,6 +46,9 @@ class TaskParity(Measured):
     samples: int
     baseline: float
     model: float
+    low: float
+    high: float
+    """Ends of the paired 95 % interval of the change from ``baseline`` to ``model``."""
     bound: float
     """Smallest metric that ``--max-drop`` allows."""
 
@@ -120,16 +123,16 @@ def _task_parity(
             on_batch(done, total)
 
     metric = bundle.manifest.metric
-    baseline, model = (
-        compute_metric(metric, run_split(session, data.split, batch_size, advance), data.split.labels)
-        for session in sessions
-    )
+    before, after = (run_split(session, data.split, batch_size, advance) for session in sessions)
+    change = paired_change(metric, before, after, data.split.labels)
     return TaskParity(
         metric=metric,
         samples=len(data.split),
-        baseline=baseline,
-        model=model,
-        bound=smallest_accepted(baseline, bundle.manifest.max_drop, bundle.manifest.plan.focus),
+        baseline=change.before,
+        model=change.after,
+        low=change.low,
+        high=change.high,
+        bound=smallest_accepted(change.before, bundle.manifest.max_drop, bundle.manifest.plan.focus),
     )
 
 

@@ -54,7 +54,7 @@ def save(folder: Path, labels: list, texts: list | None = None, form: str = "jso
 
 
 def rows_of(data) -> pd.DataFrame:
-    return pd.concat([data.train, data.selection]).sort_index()
+    return pd.concat([data.train, data.selection, data.acceptance]).sort_index()
 
 
 def refused(folder: Path, task=CLASSIFICATION, **options) -> str:
@@ -89,14 +89,14 @@ def test_every_format_gives_the_same_rows_and_labels(texts, labels):
     for data in found.values():
         assert rows_of(data)["text"].tolist() == columns["text"]
         assert data.task.labels == found["parquet"].task.labels
-        for split in ("train", "selection", "report"):
+        for split in ("train", "selection", "acceptance", "report"):
             pd.testing.assert_frame_equal(getattr(data, split), getattr(found["parquet"], split))
 
 
 def test_rows_are_split_once_and_the_same_for_the_same_seed(sentiment):
     one, two, other = (load_task_data(task_named("sst2"), sentiment, seed=seed) for seed in (0, 0, 1))
-    assert (len(one.train), len(one.selection), len(one.report)) == (340, 60, 80)
-    assert sorted([*one.train.index, *one.selection.index]) == list(range(400))
+    assert [len(split) for split in (one.train, one.selection, one.acceptance, one.report)] == [280, 60, 60, 80]
+    assert sorted([*one.train.index, *one.selection.index, *one.acceptance.index]) == list(range(400))
     assert one.selection.equals(two.selection) and not one.selection.equals(other.selection)
 
 
@@ -109,7 +109,7 @@ def test_parts_and_folders_named_like_the_task(tmp_path):
     rows[:50].to_parquet(folder / "validation-00000-of-00001-0123456789abcdef.parquet")
     assert rows_of(load_task_data(task_named("sst2"), tmp_path))["sentence"].tolist() == rows["sentence"].tolist()
     data = load_task_data(task_named("sst2"), tmp_path, train_samples=20, report_samples=5)
-    assert (len(data.train) + len(data.selection), len(data.report)) == (20, 5)
+    assert (len(rows_of(data)), len(data.report)) == (20, 5)
 
 
 def test_mnli_reports_the_matched_split(tmp_path):
@@ -435,17 +435,18 @@ def test_a_regression_on_one_value(tmp_path, split, label):
 
 @pytest.mark.parametrize(("task", "common", "rare"), [(CLASSIFICATION, "x", "y"), (REGRESSION, 1.0, 2.0)])
 def test_held_back_rows_of_one_label_decide_nothing(tmp_path, task, common, rare):
-    """Of 20 rows, 3 are held back: the rare label is where this seed does not, then only where it does hold back."""
-    held_back = load_task_data(CLASSIFICATION, save(tmp_path, ["x", "y"] * 10)).selection.index
+    """Of 20 rows, 3 and 3 are held back: the rare label is where this seed does not, then only where it does hold back."""
+    data = load_task_data(CLASSIFICATION, save(tmp_path, ["x", "y"] * 10))
+    held_back = [*data.selection.index, *data.acceptance.index]
     save(
         tmp_path,
         [common if row in held_back else rare if row % 2 else common for row in range(20)],
         label=[common, rare] * 10,
     )
-    assert "all 3 rows of the 15% held back by --seed to judge trials have the label" in refused(tmp_path, task)
+    assert "all 3 rows held back by --seed to judge trials have the label" in refused(tmp_path, task)
     labels = [common] * 20
     labels[held_back[0]] = rare
-    assert "all 17 rows to train on have the label" in refused(save(tmp_path, labels, label=[common, rare] * 10), task)
+    assert "all 14 rows to train on have the label" in refused(save(tmp_path, labels, label=[common, rare] * 10), task)
 
 
 def test_labels_as_long_as_documents_do_not_flood_the_message(tmp_path):
@@ -454,7 +455,7 @@ def test_labels_as_long_as_documents_do_not_flood_the_message(tmp_path):
 
 
 def test_data_of_one_class(tmp_path):
-    assert "all 17 rows to train on have the label x" in refused(save(tmp_path, ["x"] * 20))
+    assert "all 14 rows to train on have the label x" in refused(save(tmp_path, ["x"] * 20))
 
 
 def test_a_report_of_one_class_is_said_or_refused(tmp_path):
@@ -466,10 +467,13 @@ def test_a_report_of_one_class_is_said_or_refused(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("rows", "samples"), [(9, None), (40, 9)])
+@pytest.mark.parametrize(("rows", "samples"), [(9, None), (40, 19)])
 def test_too_few_rows_to_hold_some_back(tmp_path, rows, samples):
     message = refused(save(tmp_path, ["x", "y", "x"] * rows if samples else ["x", "y", "y"] * 3), train_samples=samples)
-    assert "train.jsonl: 9 rows to train on are too few" in message and "at least 10 are needed" in message
+    assert (
+        f"train.jsonl: {samples or rows} rows to train on are too few" in message
+        and "at least 20 are needed" in message
+    )
 
 
 # Tokenizing

@@ -21,20 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskData", "encode", "load_task_data"]
 
-_SELECTION_SHARE = 0.15
-"""Part of train held back to judge trials (AxFormer v1)."""
-_SMALLEST_TRAIN = 10
-"""Rows; of fewer not even two would be held back."""
+_HELD_BACK_SHARE, _LARGEST_SHARE, _HELD_BACK_ROWS = 0.15, 0.3, 1000
+"""Part of train held back (AxFormer v1: 15 %); of a small task up to 30 %, so that 1,000 rows can tell changes apart."""
+_SMALLEST_TRAIN = 20
+"""Rows; of fewer the held-back ones would be too few to judge anything."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Texts and labels, before tokenization. ``report`` is never used to select anything."""
+    """Texts and labels, before tokenization.
+
+    Two halves are held back from train: ``selection`` judges trials and epochs, which makes it optimistic; ``acceptance``
+    decides whether a round keeps the bound. ``report`` is never used to select anything.
+    """
 
     task: Task
     """With its columns and label names settled."""
     train: pd.DataFrame
     selection: pd.DataFrame
+    acceptance: pd.DataFrame
     report: pd.DataFrame
     remarks: tuple[str, ...] = ()
     """What is no error, but may surprise the user."""
@@ -55,7 +60,7 @@ def load_task_data(
     """Read the splits of a task, from ``data_dir`` when given, else from the hub.
 
     Args:
-        train_samples: rows of train to use, chosen at random; `_SELECTION_SHARE` of them become the selection split.
+        train_samples: rows of train to use, chosen at random; a part of them is held back.
         report_samples: rows of the reported split to use.
 
     Raises:
@@ -67,25 +72,27 @@ def load_task_data(
     used = min(train_samples or len(train.frame), len(train.frame))
     if used < _SMALLEST_TRAIN:
         raise AxformError(
-            f"{train.source}: {used} rows to train on are too few; {_SELECTION_SHARE:.0%} of them are held back to judge "
-            f"trials, so at least {_SMALLEST_TRAIN} are needed."
+            f"{train.source}: {used} rows to train on are too few; a part of them is held back to judge what is removed, "
+            f"so at least {_SMALLEST_TRAIN} are needed."
         )
     texts, report_texts = _texts(task, train), _texts(task, report)
     task, labels, report_labels = _labels(task, train, report)
     train_frame = texts.assign(**{task.label_column: labels}).sample(n=used, random_state=seed)
-    held_back = round(_SELECTION_SHARE * used)
-    selection, train_frame = train_frame.iloc[:held_back], train_frame.iloc[held_back:]
+    held_back = round(max(_HELD_BACK_SHARE * used, min(_LARGEST_SHARE * used, _HELD_BACK_ROWS)))
+    selection, acceptance = train_frame.iloc[: held_back // 2], train_frame.iloc[held_back // 2 : held_back]
+    train_frame = train_frame.iloc[held_back:]
     report_frame = report_texts.assign(**{task.label_column: report_labels})
     if report_samples:
         report_frame = report_frame.sample(n=min(report_samples, len(report_frame)), random_state=seed)
     _check_varied(task, train_frame, train.source, "to train on")
-    _check_varied(task, selection, train.source, f"of the {_SELECTION_SHARE:.0%} held back by --seed to judge trials")
+    _check_varied(task, selection, train.source, "held back by --seed to judge trials")
+    _check_varied(task, acceptance, train.source, "held back by --seed to judge rounds")
     remarks = [*train.remarks, *report.remarks, *_empty_texts(task, train), *_empty_texts(task, report)]
     if task.metric == "accuracy" and (label := _only_label(task, report_frame)):
         remarks.append(f"{report.source}: all rows have the label {label}; their accuracy says nothing of other labels")
     else:
         _check_varied(task, report_frame, report.source, "to report on")
-    return TaskData(task, train_frame, selection, report_frame, tuple(remarks))
+    return TaskData(task, train_frame, selection, acceptance, report_frame, tuple(remarks))
 
 
 def _read_local(data_dir: Path, task: Task) -> tuple[Rows, Rows]:
