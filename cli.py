@@ -17,10 +17,10 @@ from .core.plan import Focus, Selection
 from .core.tasks import Task
 from .errors import AxformError
 from .exporters.cli import export_command
-from .files import write_text, writing
+from .files import write_json, write_text, writing
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import DEFAULT_PROVIDER, Provider
-from .summaries import bench_tables, check_tables, optimize_tables
+from .summaries import bench_tables, check_tables, optimize_tables, pareto_table
 from .toolchain.elements import LayerOrder
 from .toolchain.options import (
     DEFAULTS,
@@ -110,6 +110,22 @@ def optimize(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            help="Searches at most, each with its fine-tuning; a round starts from the last that kept --max-drop on rows "
+            "that no trial saw. 1 with --recover 0 is the paper's loop.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = DEFAULTS["rounds"],
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep a round only when the lower end of its change's interval at this level keeps --max-drop, "
+            "e.g. 0.9; default: when the estimate does.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = DEFAULTS["confidence"],
     prune_threshold: Annotated[
         float, typer.Option(help="Relative loss below which an element is pruned.", rich_help_panel=_SEARCH)
     ] = DEFAULTS["prune_threshold"],
@@ -191,6 +207,8 @@ def optimize(
         approximate_threshold=approximate_threshold,
         max_drop=max_drop,
         recover=recover,
+        rounds=rounds,
+        confidence=confidence,
         group_size=group_size,
         layer_order=layer_order,
         sign_matching=sign_matching,
@@ -216,6 +234,41 @@ def optimize(
     for table in optimize_tables(record, RunFolder(out_dir).read_plan()):
         out.print(table)
     _explain_next(out_dir)
+
+
+@app.command()
+def pareto(
+    run: Annotated[Path, typer.Argument(help="Run folder made by `axform optimize`.")],
+    batch: Annotated[int, typer.Option(help="Batch size to time.")] = 1,
+    seq: Annotated[int, typer.Option(help="Sequence length to time, in tokens.")] = BENCH_SEQUENCES[-1],
+    threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
+    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw metric against latency and against bytes to this file (.svg, .png, .pdf).")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Compare all rounds of a run: metric on unseen rows, parameters, bytes, and latency in one interleaved run.
+
+    Any of them can be exported: axform-export RUN --step N --out BUNDLE
+    """
+    from .exporters.pareto import states_of
+    from .plots import draw_states, import_matplotlib
+    from .toolchain.run_folder import RunFolder
+
+    for file, flag in ((plot, "--plot"), (json_file, "--json")):
+        if file is not None:
+            _check_writable(file, flag)
+    if plot is not None:
+        import_matplotlib()
+    with showing_progress() as progress:
+        states = states_of(run, batch, seq, provider=provider, threads=threads, progress=progress)
+    metric = RunFolder(run).read_record().metric
+    out.print(pareto_table(states, metric, batch, seq))
+    if json_file is not None:
+        write_json(json_file, [state.figures() for state in states])
+    if plot is not None:
+        draw_states(states, metric, plot)
 
 
 @app.command()

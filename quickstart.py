@@ -76,6 +76,7 @@ def _options(data: Path, focus: Focus) -> OptimizeOptions:
         learning_rate=1e-4,
         baseline_epochs=2,
         final_epochs=1,
+        rounds=2,
     )
 
 
@@ -109,7 +110,7 @@ def _final_table(record: RunRecord, bundle: Bundle, checked: ParityReport, timed
             f"{record.metric}, {checked.task.samples} unseen sentences",
             f"{checked.task.baseline:.4f}",
             f"{checked.task.model:.4f}",
-            f"{checked.task.model - checked.task.baseline:+.4f}",
+            f"{checked.task.model - checked.task.baseline:+.4f} ({checked.task.low:+.4f} to {checked.task.high:+.4f})",
         ),
         (
             "parameters",

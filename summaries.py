@@ -8,16 +8,21 @@ from rich.table import Table
 from rich.text import Text
 
 from .console import table
+from .core.intervals import CONFIDENCE
 from .core.plan import ApproximationPlan, LayerPlan, group_count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .core.intervals import Change
     from .custom_ops import BuildInfo
+    from .exporters.pareto import State
     from .runtime.bundle import Report
     from .runtime.latency import LatencyReport, ShapeLatency
     from .runtime.parity import NumericParity, ParityReport
     from .toolchain.run_folder import RunRecord
 
-__all__ = ["bench_tables", "check_tables", "ops_table", "optimize_tables"]
+__all__ = ["bench_tables", "check_tables", "ops_table", "optimize_tables", "pareto_table"]
 
 
 def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
@@ -27,20 +32,46 @@ def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
         ("layer", "ATTN", "FFN"),
         [(str(index), _attention(layer, plan), _feed_forward(layer, plan)) for index, layer in enumerate(plan.layers)],
     )
-    stages = (("baseline", record.baseline), ("plan applied", record.searched), ("fine-tuned", record.final))
+    rows = (
+        ("judged trials", record.selection_rows, record.baseline.metric, record.final.metric, None),
+        (
+            "decided what is kept",
+            record.acceptance.rows,
+            record.acceptance.before,
+            record.acceptance.after,
+            record.acceptance,
+        ),
+        ("reported", record.report.rows, record.report.before, record.report.after, record.report),
+    )
     measured = table(
         f"{record.options.task}: {record.metric}",
-        ("", "selection loss", f"selection {record.metric}", f"reported {record.metric}"),
-        [(name, f"{m.loss:.4f}", f"{m.metric:.4f}", f"{m.report_metric:.4f}") for name, m in stages],
+        ("rows that", "rows", "baseline", "result", "change", f"{CONFIDENCE:.0%} interval"),
+        [
+            (name, str(count), f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}", _ends(change))
+            for name, count, before, after, change in rows
+        ],
     )
-    verdict = "kept" if record.final.metric >= record.metric_bound else "NOT kept"
     measured.caption = (
-        f"bound of --max-drop on the selection split: {record.metric_bound:.4f} ({verdict}); "
-        f"{record.trials} trials in {record.search_seconds:.0f} s; "
-        f"rows: {record.train_rows} train, {record.selection_rows} selection, {record.report_rows} reported"
+        f"round {record.round} of {record.rounds}; {record.trials} trials in {record.search_seconds:.0f} s; "
+        f"trained on {record.train_rows} rows{_coarse(record)}"
     )
     measured.caption_justify = "left"
     return [layers, measured]
+
+
+def _ends(change: Change | None) -> str:
+    return "" if change is None else f"{change.low:+.4f} to {change.high:+.4f}"
+
+
+def _coarse(record: RunRecord) -> str:
+    """Whether the rows can tell the drop that was allowed from none."""
+    change, allowed = record.acceptance, record.options.max_drop
+    if record.options.focus == "accuracy" or change.resolution <= allowed * abs(change.before):
+        return ""
+    return (
+        f"; {change.rows} rows resolve {change.resolution:.2%}, more than --max-drop allows "
+        f"({allowed * abs(change.before):.2%}): --confidence asks for the interval's end"
+    )
 
 
 def _attention(layer: LayerPlan, plan: ApproximationPlan) -> str:
@@ -66,6 +97,38 @@ def _feed_forward(layer: LayerPlan, plan: ApproximationPlan) -> str:
     return f"{pruned} of {count} groups pruned" if pruned else "kept"
 
 
+def pareto_table(states: Sequence[State], metric: str, batch: int, sequence: int) -> Table:
+    """One row per round, the baseline first."""
+    base = states[0]
+    rows = []
+    for state in states:
+        change, record = state.change, state.record
+        left = (
+            record.parameters / base.record.parameters,
+            record.encoder_flops / base.record.encoder_flops,
+        )
+        rows.append(
+            (
+                str(state.step),
+                _result(record.is_accepted, "kept", "refused"),
+                f"{change.after:.4f}",
+                "" if state is base else f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
+                f"{left[0]:.0%}, {left[1]:.0%}",
+                f"{state.bytes / 1e6:.1f}",
+                f"{state.milliseconds:.2f}",
+                f"{state.ratio:.2f}x",
+            )
+        )
+    columns = ("step", "bound", metric, "change, %", "parameters, FLOPs", "MB", "ms", "faster")
+    result = table("Rounds", columns, rows)
+    result.caption = (
+        f"{metric} on {base.change.rows} rows that no trial saw, with the {CONFIDENCE:.0%} interval of its change; FLOPs of "
+        f"the encoder's layers; latency at batch {batch}, {sequence} tokens, all rounds timed in turn"
+    )
+    result.caption_justify = "left"
+    return result
+
+
 def check_tables(report: ParityReport) -> list[Table]:
     """The parity checks with their bounds."""
     task = report.task
@@ -74,7 +137,8 @@ def check_tables(report: ParityReport) -> list[Table]:
         rows.append(_numbers("model.onnx without the op library", report.bodies))
     rows.append(
         (
-            f"task: {task.metric} of model.onnx, {task.samples} samples (baseline.onnx: {task.baseline:.4f})",
+            f"task: {task.metric} of model.onnx, {task.samples} samples; baseline.onnx: {task.baseline:.4f}, change "
+            f"{task.model - task.baseline:+.4f}, {CONFIDENCE:.0%} interval {task.low:+.4f} to {task.high:+.4f}",
             f"{task.model:.4f}",
             f"{task.bound:.4f}",
             _result(task.passed),
@@ -100,8 +164,8 @@ def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, Text]:
     )
 
 
-def _result(passed: bool) -> Text:
-    return Text("passed", style="green") if passed else Text("FAILED", style="red")
+def _result(passed: bool, good: str = "passed", bad: str = "FAILED") -> Text:
+    return Text(good, style="green") if passed else Text(bad, style="red")
 
 
 def bench_tables(report: LatencyReport) -> list[Table]:

@@ -28,6 +28,10 @@ def export_command(
             "with zeros (the paper's form). Both give the same numbers; fold is smaller and faster."
         ),
     ] = DEFAULT_HEADS,
+    step: Annotated[
+        int | None,
+        typer.Option(help="Round to export, as `axform pareto` numbers them; default the last that kept the bound."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle folder if it exists.")] = False,
 ) -> None:
     """Turn a finished run into a bundle: model.onnx, baseline.onnx, axform.json, tokenizer and config.
@@ -37,7 +41,7 @@ def export_command(
     from .export import export
 
     with showing_progress() as progress:
-        bundle, reports = export(run, out, heads=heads, overwrite=overwrite, progress=progress)
+        bundle, reports = export(run, out, heads=heads, step=step, overwrite=overwrite, progress=progress)
     show_export(bundle, reports)
 
 

@@ -9,7 +9,6 @@ import onnx
 import torch
 
 from .. import __version__
-from ..core.batches import EncodedSplit
 from ..core.families import Family
 from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
@@ -29,14 +28,15 @@ from ..runtime.bundle import (
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
 from ..seals import FileRecord, record_files
 from ..toolchain.apply import apply_plan
-from ..toolchain.models import LoadedModel, load_fine_tuned
+from ..toolchain.models import LoadedModel
 from ..toolchain.run_folder import RunFolder, RunRecord
 from .baseline import export_baseline, named_outputs
+from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
 from .rewrites import RewriteReport, prune_heads, shrink_groups, sign_matching, skip_blocks
 from .scoped_graph import ScopedGraph
 
-__all__ = ["export", "rewrite", "save_onnx"]
+__all__ = ["export", "rewrite", "rewritten", "save_onnx"]
 
 _EXTERNAL_DATA_ABOVE = 2_000_000_000
 """Bytes of weights from which on they go into a file of their own: protobuf ends at 2 GiB."""
@@ -47,6 +47,7 @@ def export(
     out: Path,
     *,
     heads: HeadMode = DEFAULT_HEADS,
+    step: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     external_data_above: int = _EXTERNAL_DATA_ABOVE,
@@ -55,6 +56,7 @@ def export(
 
     Args:
         heads: how pruned heads are removed; both give the same numbers, ``fold`` is smaller and faster.
+        step: the round to export; None = the one that counts.
         external_data_above: bytes of weights from which on they are stored beside the ONNX file.
 
     Raises:
@@ -67,12 +69,11 @@ def export(
     check_output_folder(out, "bundle", overwrite, kept | ({"the data": Path(options.data)} if options.data else {}))
     with locked(out):
         progress.stage("reading the run")
-        run = _FinishedRun(RunFolder(run_path))
+        run = FinishedRun(RunFolder(run_path), step)
         progress.stage("exporting the baseline")
         baseline = export_baseline(run.baseline)
         progress.stage("exporting the approximated model")
-        graph = ScopedGraph(export_baseline(run.student))
-        reports = rewrite(graph, run.plan, run.student.family, heads)
+        graph, reports = rewritten(run.student, run.plan, heads)
         progress.stage("recording PyTorch's outputs for the parity check")
         data = _check_data(run)
         progress.stage("writing the bundle")
@@ -98,6 +99,8 @@ def export(
                 op_library=OpLibrary(
                     accelerates=sorted({n.op_type for n in optimized.graph.node if n.domain == DOMAIN})
                 ),
+                step=run.step,
+                round=run.round.model_dump(mode="json"),
                 run=_without_places(run.record),
                 files=files,
             )
@@ -106,42 +109,20 @@ def export(
     return Bundle(out), reports
 
 
-class _FinishedRun:
-    """What an export needs of a run, all of it whole and of that run.
-
-    Raises:
-        AxformError: a part is missing, damaged or of another run.
-    """
-
-    def __init__(self, run: RunFolder) -> None:
-        self.record: RunRecord = run.read_record()
-        missing = run.missing()
-        if missing is not None:
-            raise AxformError(f"{missing}; the same `axform optimize` command with --resume makes it again.")
-        counts = run.round(self.record.round)
-        self.plan: ApproximationPlan = counts.read_plan()
-        self.student: LoadedModel = load_fine_tuned(counts.model)
-        self.baseline: LoadedModel = load_fine_tuned(run.baseline)
-        self.report: EncodedSplit = run.read_report_split()
-        _check_same(counts.plan_path, "the plan's model", self.plan.model, self.student.identity())
-        fingerprint = self.baseline.identity().fingerprint
-        _check_same(run.baseline, "the fingerprint of its weights", fingerprint, self.record.baseline_fingerprint)
-        _check_same(counts.path, "its baseline", counts.read_record().baseline, self.record.baseline_fingerprint)
-        _check_same(run.inputs, "the digests of its data", run.read_inputs(), self.record.inputs)
-        _check_same(run.inputs, "its reported split", self.report.digest(), self.record.inputs.report)
-
-
-def _check_same(place: Path, what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise AxformError(f"{place}: is of another run: {what} is {found}, where {expected} is expected; restore it.")
-
-
 def _without_places(record: RunRecord) -> dict[str, Any]:
     """The record without folders of the machine that made it; a bundle goes to others."""
     public = record.model_dump(mode="json")
     model = Path(record.options.model)
     public["options"] |= {"data": None, "model": model.name if model.is_absolute() else record.options.model}
     return public
+
+
+def rewritten(
+    student: LoadedModel, plan: ApproximationPlan, heads: HeadMode = DEFAULT_HEADS
+) -> tuple[ScopedGraph, list[RewriteReport]]:
+    """The graph of a model without what the plan removes, and what each rewrite did."""
+    graph = ScopedGraph(export_baseline(student))
+    return graph, rewrite(graph, plan, student.family, heads)
 
 
 def rewrite(
@@ -178,7 +159,7 @@ def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = _EX
     onnx.checker.check_model(str(path))
 
 
-def _check_data(run: _FinishedRun) -> CheckData:
+def _check_data(run: FinishedRun) -> CheckData:
     references = []
     with apply_plan(run.student.model, run.plan):
         for indices in reference_batches(run.report.lengths):

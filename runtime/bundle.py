@@ -93,6 +93,10 @@ class Manifest(Measured):
     model_size: GraphSize
     rewrites: list[RewriteSummary]
     op_library: OpLibrary
+    step: int
+    """The round of the run that was exported."""
+    round: dict[str, Any]
+    """Its record: what it was measured to change, and what is left."""
     run: dict[str, Any]
     """The record of the run that the bundle was made from: its options, losses, metrics and times. A bundle goes to
     other people, so it holds no folder of the machine that made it: neither where the data was nor the model."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.cores import usable_cores
+from ..core.families import ModelShape
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
@@ -25,8 +26,10 @@ __all__ = [
     "ShapeLatency",
     "Timing",
     "bench_bundle",
+    "random_runner",
     "ratio_interval",
     "time_interleaved",
+    "timed_shapes",
 ]
 
 BENCH_BATCHES, BENCH_SEQUENCES, BENCH_SECONDS = (1, 8), (32, 128), 5.0
@@ -93,7 +96,7 @@ def bench_bundle(
             can take, or a shape is larger than the machine's memory.
     """
     bundle.verify()
-    shapes = _shapes(bundle, batches, sequences)
+    shapes = timed_shapes(bundle.manifest.plan.model.shape, bundle.manifest.max_length, batches, sequences)
     if runs is not None:
         positive("runs", runs)
     threads = usable_cores() if threads is None else threads
@@ -104,7 +107,7 @@ def bench_bundle(
         if on_run is not None:
             on_run(number, len(shapes), f"batch {batch}, sequence {sequence}")
         baseline, model = time_interleaved(
-            [_runner(session, batch, sequence, tokens) for session in sessions], runs=runs, seconds=seconds
+            [random_runner(session, batch, sequence, tokens) for session in sessions], runs=runs, seconds=seconds
         )
         low, high = ratio_interval(baseline, model) if len(model) >= _RUNS_FOR_AN_INTERVAL else (None, None)
         results.append(
@@ -134,16 +137,17 @@ def bench_bundle(
     return report
 
 
-def _shapes(bundle: Bundle, batches: Sequence[int], sequences: Sequence[int]) -> list[tuple[int, int]]:
-    """Every batch with every sequence, all of which the model and the machine can take."""
+def timed_shapes(
+    model: ModelShape, longest: int, batches: Sequence[int], sequences: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Every batch with every sequence, all of which a model of at most ``longest`` tokens and the machine can take."""
     shapes = [(positive("--batch", batch), positive("--seq", sequence)) for batch in batches for sequence in sequences]
     if not shapes:
         raise AxformError("--batch and --seq: give at least one batch size and one sequence length.")
-    longest = bundle.manifest.max_length
     for batch, sequence in shapes:
         if sequence > longest:
             raise AxformError(f"--seq {sequence}: the model takes at most {longest} tokens.")
-        check_memory(bundle.manifest.plan.model.shape, batch, sequence)
+        check_memory(model, batch, sequence)
     return shapes
 
 
@@ -182,7 +186,7 @@ def machine_name() -> str:
     return f"{model}, {usable_cores()} cores"
 
 
-def _runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> Callable[[], object]:
+def random_runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> Callable[[], object]:
     """One call of a session on random tokens of the task: every position a real token, (batch, sequence)."""
     tokens = np.random.default_rng(0).choice(vocabulary, (batch, sequence))
     feeds = {}

@@ -66,6 +66,8 @@ def make_bundle(folder: Path) -> Path:
         model_size=size,
         rewrites=[],
         op_library=OpLibrary(accelerates=["SignMatchingAttention"]),
+        step=0,
+        round={},
         run={},
         files=record_files(folder),
     )

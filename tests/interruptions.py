@@ -92,7 +92,7 @@ def killed_runs(work: Path, options: OptimizeOptions, chance: random.Random) -> 
 def stage(run: RunFolder) -> str:
     if not run.baseline.exists():
         return "baseline training" if run.training("baseline").exists() else "start"
-    if run.training("final-1").exists():
+    if run.training("round-1").exists():
         return "final training"
     return "search" if not run.round(1).path.exists() else "reported split"
 

@@ -58,7 +58,7 @@ def test_resuming_a_finished_run_only_shows_it(capsys, finished, tmp_path, monke
     ]  # fmt: skip
     code, text = run(capsys, "optimize", options.model, "--out", folder, "--resume", *flags)
     assert code == 0
-    assert "bound of --max-drop on the selection split" in " ".join(text.split())
+    assert "trained on 280 rows" in " ".join(text.split())
 
 
 def test_check_and_bench_print_tables_and_json(capsys, finished, tmp_path):

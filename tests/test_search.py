@@ -107,6 +107,22 @@ def test_sign_matching_needs_a_trial_of_its_own(tmp_path):
     assert removed == []
 
 
+def test_a_later_round_starts_from_the_plan_of_an_earlier_one(tmp_path):
+    """What is gone is not tried again, losses compare with the start, and the metric with the unpruned model."""
+    evaluator = KnownLosses(
+        {"FFN 1": 1.2, "FFN 0 group 1": 1.0, "FFN 0": 1.01, "FFN 0 group 2": 1.001}, {"FFN 0 group 2": 0.01}
+    )
+    evaluator.plan.layers[1].feed_forward.skipped = True
+    evaluator.plan.layers[0].feed_forward.pruned_groups = [1]
+    before = evaluator.plan.model_copy(deep=True)
+    journal = Journal(tmp_path / "trials.jsonl", {})
+    result = search(evaluator, SearchOptions(focus="speed", reference_metric=0.9), journal)
+    tried = [json.loads(line)["element"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()[2:]]
+    assert result.baseline.loss == pytest.approx(1.2)
+    assert not {"FFN 1", "FFN 1 group 0", "FFN 0 group 1"} & set(tried) and "FFN 0 group 2" in tried
+    assert result.plan == before, "the metric fell by more than 0.5 % of the unpruned model's"
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_search_cut_anywhere_resumes_to_the_same_plan(tmp_path_factory, data):

@@ -88,5 +88,5 @@ def test_a_regression_over_pairs_runs_through(tmp_path):
     bundle, _ = export(tmp_path / "run", tmp_path / "bundle")
     report = check_bundle(bundle)
     assert report.numeric.passed
-    assert report.task.baseline == pytest.approx(record.baseline.report_metric, abs=1e-3)
+    assert report.task.baseline == pytest.approx(record.report.before, abs=1e-3)
     assert CheckData.load(bundle.check_data).split.labels.dtype == np.float32

@@ -21,6 +21,7 @@ __all__ = [
     "LayerOrder",
     "block_costs",
     "build_queue",
+    "is_removed",
     "with_element",
 ]
 
@@ -101,6 +102,15 @@ def _all_elements(shape: ModelShape, group_size: int) -> Iterator[Element]:
             yield Element("FFN", layer, "group", index)
         for index in range(group_count(shape.hidden_size, group_size)):
             yield Element("ATTN", layer, "group", index)
+
+
+def is_removed(plan: ApproximationPlan, element: Element) -> bool:
+    """Whether ``plan`` prunes the element or the block that it lies in."""
+    layer = plan.layers[element.layer]
+    if element.block == "ATTN":
+        pruned = {"head": layer.attention.pruned_heads, "group": layer.attention.pruned_input_groups}
+        return layer.attention.skipped or element.index in pruned.get(element.part, ())
+    return layer.feed_forward.skipped or (element.part == "group" and element.index in layer.feed_forward.pruned_groups)
 
 
 def with_element(plan: ApproximationPlan, element: Element) -> ApproximationPlan | None:

@@ -42,7 +42,7 @@ class FineTuneOptions:
 
 RECOVER = 0.25
 """`recover` where it is not given; where it is too much, the search falls back to less."""
-_MOST_EPOCHS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS = 1000, 4096, 1024
+_MOST_EPOCHS, _MOST_ROUNDS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS = 1000, 100, 4096, 1024
 """Far above what helps: a slip of the finger is told at once instead of a run that never ends or exhausts the memory."""
 
 
@@ -76,6 +76,11 @@ class OptimizeOptions(BaseModel):
     recover: float | None = Field(default=None, ge=0)
     """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None =
     ``RECOVER`` with the speed and size focus where there is a final fine-tuning, else 0, which is the paper's search."""
+    rounds: int = Field(default=8, ge=1, le=_MOST_ROUNDS)
+    """Searches, each with its fine-tuning, at most; the last that kept the bound counts. 1 with ``recover`` 0 is the
+    paper's loop."""
+    confidence: float | None = Field(default=None, gt=0.5, lt=1)
+    """Ask that the lower end of the metric change's interval at this level keeps the bound; None = that the estimate does."""
     group_size: int | None = Field(default=None, ge=1)
     """Weights per group; None = by the model's size."""
     layer_order: LayerOrder = "last-to-first"
@@ -93,6 +98,11 @@ class OptimizeOptions(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
     """Threads inside one operator; None = those of OMP_NUM_THREADS, else all usable cores. It decides the last bits of
     the weights, so a run keeps what it started with."""
+
+    @property
+    def most_rounds(self) -> int:
+        """``rounds``; without a fine-tuning between them, all after the first would only loosen the thresholds."""
+        return self.rounds if self.final_epochs else 1
 
     @property
     def first_slack(self) -> float:

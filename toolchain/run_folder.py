@@ -4,6 +4,7 @@ options.json   what was asked for
 inputs/        what the run started on: digests of its data and model, and the tokenized reported split
 baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
 trials.jsonl   the journal of the first search (trials-2.jsonl ... when it was repeated)
+round-0/       the baseline's plan, which changes nothing, and its measurements
 round-1/       what a search and the fine-tuning after it gave: plan.json, model/ (full size), round.json; round-2/ ...
 run.json       measurements and counts, and which round counts; there when the run is finished
 
@@ -19,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.batches import EncodedSplit
+from ..core.intervals import Change
 from ..core.metrics import Measurement, Metric
 from ..core.plan import ApproximationPlan
 from ..errors import AxformError
@@ -26,7 +28,7 @@ from ..files import beside, read_json, real_path, write_folder, write_json
 from ..seals import damage, seal
 from .options import OptimizeOptions
 
-__all__ = ["Measured", "Round", "RoundRecord", "RunFolder", "RunInputs", "RunRecord"]
+__all__ = ["Round", "RoundRecord", "RunFolder", "RunInputs", "RunRecord"]
 
 SCHEMA_VERSION = 2
 _AGAIN = "make the run again with `axform optimize --overwrite`"
@@ -37,19 +39,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Measured(_Record):
-    """Loss and metric on the selection split, metric on the reported split."""
-
-    loss: float
-    metric: float
-    report_metric: float
-
-
 class RunInputs(_Record):
     """What a run started on, as digests, so that it continues on nothing else."""
 
     train: str
     selection: str
+    acceptance: str
     report: str
     model: str
     """Fingerprint of the weights before any training."""
@@ -58,13 +53,24 @@ class RunInputs(_Record):
 class RoundRecord(_Record):
     """``round.json``: one search and the fine-tuning after it."""
 
+    start: int
+    """The round whose result the search started from; 0 = the baseline."""
+    started_on: str
+    """Fingerprint of its weights."""
     slack: float
     """Extra relative loss that the search was allowed."""
-    baseline: str
-    """Fingerprint of the baseline that was searched."""
     searched: Measurement
-    """Under the plan, before the fine-tuning."""
+    """On the selection split under the plan, before the fine-tuning."""
     final: Measurement
+    """And after it."""
+    change: Change
+    """Of the metric on the acceptance split, against the unpruned baseline."""
+    is_accepted: bool
+    """The change keeps the bound, so that later rounds may start from here."""
+    parameters: int
+    """Of the whole model, without what the plan removes."""
+    encoder_flops: int
+    """Of one sample of the selection split's median length."""
     trials: int
     search_seconds: float
 
@@ -79,19 +85,23 @@ class RunRecord(_Record):
     metric: Metric
     train_rows: int
     selection_rows: int
+    acceptance_rows: int
     report_rows: int
     baseline_fingerprint: str
-    baseline: Measured
-    searched: Measured
-    """Under the plan, before the final fine-tuning."""
-    final: Measured
-    metric_bound: float
-    """The smallest metric on the selection split that `--max-drop` allows."""
+    baseline: Measurement
+    """On the selection split, which judged trials and epochs."""
+    final: Measurement
+    acceptance: Change
+    """Of the metric on rows that no trial saw, which decided whether the round is kept."""
+    report: Change
+    """Of the metric on the reported split, which decided nothing."""
     trials: int
-    """In the round that counts, like ``search_seconds``."""
+    """In all rounds, like ``search_seconds``."""
     search_seconds: float
+    rounds: int
+    """Rounds made, the refused ones included."""
     round: int
-    """The one that counts: above 1 when the fine-tuning could not win back what the searches before it cost."""
+    """The one that counts, the last accepted; 0 = none, so that the result is the baseline."""
     versions: dict[str, str]
 
     def is_other_than(self, other: RunRecord) -> bool:
@@ -101,14 +111,11 @@ class RunRecord(_Record):
 
 
 class Round:
-    """One ``round-N`` folder."""
+    """One ``round-N`` folder, and where its weights are: round 0 is the baseline, whose weights are not kept twice."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: Path) -> None:
         self.path = path
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
+        self.model = model
 
     @property
     def plan_path(self) -> Path:
@@ -156,8 +163,9 @@ class RunFolder:
         return self.path / "run.json"
 
     def round(self, number: int) -> Round:
-        """Rounds count from 1."""
-        return Round(self.path / f"round-{number}")
+        """Rounds count from 1; 0 is the baseline with a plan that changes nothing."""
+        path = self.path / f"round-{number}"
+        return Round(path, self.baseline if number == 0 else path / "model")
 
     def journal(self, number: int) -> Path:
         """Trials of the search of a round."""
@@ -175,8 +183,8 @@ class RunFolder:
 
     def missing(self) -> str | None:
         """Which part of a finished run is not as it was written; None when all is there."""
-        chosen = self.round(self.read_record().round).path
-        for folder in (self.inputs, self.baseline, chosen):
+        rounds = [self.round(number).path for number in range(self.read_record().rounds + 1)]
+        for folder in (self.inputs, self.baseline, *rounds):
             what = damage(folder)
             if what is not None:
                 return f"{folder}: {what}"

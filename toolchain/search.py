@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
 from ..core.tasks import Task
-from .elements import BlockKind, Element, LayerOrder, block_costs, build_queue, with_element
+from .elements import BlockKind, Element, LayerOrder, block_costs, build_queue, is_removed, with_element
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
 from .options import DEFAULTS, GroupShape
@@ -22,7 +22,9 @@ __all__ = ["SearchOptions", "SearchProgress", "SearchResult", "search"]
 class SearchOptions:
     """What a search may do.
 
-    ``sequence`` is the sample length in tokens that costs are computed for. ``sign_matching`` is what an approximable
+    ``reference_metric`` is the unpruned model's, which the metric's bound is a share of (None: that of the state that the
+    search starts from). ``sequence`` is the sample length in tokens that costs are computed for. ``sign_matching`` is
+    what an approximable
     ATTN block may be replaced by with the speed focus (None: nothing). With the speed focus, groups of a block are
     removed from both ends so that a contiguous range remains (greedy shrinking) where ``*_groups`` says so; along the
     intermediate neurons contiguity buys nothing, along input features it turns a Gather into a Slice.
@@ -30,6 +32,7 @@ class SearchOptions:
 
     focus: Focus
     thresholds: Thresholds = field(default_factory=Thresholds)
+    reference_metric: float | None = None
     sequence: int = Task.max_length
     layer_order: LayerOrder = DEFAULTS["layer_order"]
     sign_matching_k: int | None = None
@@ -73,7 +76,7 @@ def search(
 ) -> SearchResult:
     """Run the whole queue and return the plan.
 
-    ``evaluator`` must hold the baseline: a plan that changes nothing.
+    ``evaluator`` must hold the state to start from: a plan that changes nothing, or that of an earlier round.
     """
     return _Search(evaluator, options, journal, on_trial).run()
 
@@ -95,13 +98,16 @@ class _Search:
         self._seconds = 0.0
         shape = self._plan.model.shape
         costs = block_costs(shape, options.focus, options.sequence)
-        self._queue = build_queue(shape, self._plan.group_size, costs, options.layer_order)
+        queue = build_queue(shape, self._plan.group_size, costs, options.layer_order)
+        self._queue = [element for element in queue if not is_removed(self._plan, element)]
         self._total = len(self._queue)
         self._approximable: list[Element] = []
 
     def run(self) -> SearchResult:
         baseline = self._measure(Element("ATTN", 0), "baseline", self._plan)
-        self._significance = Significance(self._options.focus, self._options.thresholds, baseline.measurement)
+        self._significance = Significance(
+            self._options.focus, self._options.thresholds, baseline.measurement, self._options.reference_metric
+        )
         self._current = baseline.measurement
         while self._queue:
             element = self._queue.pop(0)

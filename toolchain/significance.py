@@ -39,16 +39,19 @@ class Significance:
     is pruned must keep the metric above its bound.
     """
 
-    def __init__(self, focus: Focus, thresholds: Thresholds, baseline: Measurement) -> None:
+    def __init__(
+        self, focus: Focus, thresholds: Thresholds, baseline: Measurement, reference_metric: float | None = None
+    ) -> None:
         self._focus = focus
         self._thresholds = thresholds
         self.baseline = baseline
         self.min_loss = baseline.loss
+        self._reference_metric = baseline.metric if reference_metric is None else reference_metric
 
     @property
     def metric_bound(self) -> float:
         """The smallest metric that is still acceptable."""
-        return smallest_accepted(self.baseline.metric, self._thresholds.max_drop, self._focus)
+        return smallest_accepted(self._reference_metric, self._thresholds.max_drop, self._focus)
 
     @property
     def prune_below(self) -> float:

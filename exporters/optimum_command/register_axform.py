@@ -34,7 +34,7 @@ class AxformExportCommand(BaseOptimumCLICommand):
         arguments = self.args
 
         def command() -> None:
-            export_command(arguments.run, arguments.out, arguments.heads, arguments.overwrite)
+            export_command(arguments.run, arguments.out, arguments.heads, overwrite=arguments.overwrite)
 
         run_app(command)
 

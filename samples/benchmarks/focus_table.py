@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from axform.core.intervals import Change
 from axform.runtime.bundle import Bundle
 from axform.toolchain.run_folder import RunRecord
 
 SHAPES = ((1, 32), (8, 128))
 
 
-def change(before: float, after: float) -> str:
-    return f"{100 * before:.2f} -> {100 * after:.2f}"
+def with_interval(change: Change) -> str:
+    interval = f"{100 * change.low:+.2f} to {100 * change.high:+.2f}"
+    return f"{100 * change.before:.2f} -> {100 * change.after:.2f} ({interval})"
 
 
 def latency(bundle: Bundle, batch: int, sequence: int) -> str:
@@ -34,9 +36,7 @@ def row(bundle: Bundle) -> list[str]:
     return [
         record.options.task.removeprefix("glue/"),
         record.options.focus,
-        change(record.baseline.metric, record.final.metric),
-        f"{100 * record.metric_bound:.2f}",
-        change(record.baseline.report_metric, record.final.report_metric),
+        *(with_interval(one) for one in (record.acceptance, record.report)),
         f"{before.parameters / 1e6:.1f} -> {after.parameters / 1e6:.1f} M",
         f"{before.bytes / 1e6:.1f} -> {after.bytes / 1e6:.1f} MB",
         *(latency(bundle, *shape) for shape in SHAPES),
@@ -51,8 +51,7 @@ def main() -> None:
     columns = [
         "task",
         "focus",
-        "selection metric, %",
-        "bound",
+        "metric on rows that decided, %",
         "reported metric, %",
         "parameters",
         "file",

@@ -1,0 +1,58 @@
+"""A finished run as an export needs it: whole, and every part of it of that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.batches import EncodedSplit
+from ..core.plan import ApproximationPlan
+from ..errors import AxformError
+from ..toolchain.models import LoadedModel, load_fine_tuned
+from ..toolchain.run_folder import RoundRecord, RunFolder, RunRecord
+
+__all__ = ["FinishedRun"]
+
+
+class FinishedRun:
+    """What an export needs of a run, all of it whole and of that run.
+
+    Args:
+        step: the round to export; None = the one that counts.
+
+    Raises:
+        AxformError: no such round, or a part is missing, damaged or of another run.
+    """
+
+    def __init__(self, run: RunFolder, step: int | None = None) -> None:
+        self.record: RunRecord = run.read_record()
+        step = self.record.round if step is None else step
+        if not 0 <= step <= self.record.rounds:
+            raise AxformError(f"--step {step}: {run.path} has the rounds 0 (the baseline) to {self.record.rounds}.")
+        missing = run.missing()
+        if missing is not None:
+            raise AxformError(f"{missing}; the same `axform optimize` command with --resume makes it again.")
+        counts = run.round(step)
+        self.step = step
+        self.round: RoundRecord = counts.read_record()
+        self.plan: ApproximationPlan = counts.read_plan()
+        self.student: LoadedModel = load_fine_tuned(counts.model)
+        self.baseline: LoadedModel = load_fine_tuned(run.baseline)
+        self.report: EncodedSplit = run.read_report_split()
+        fingerprint = self.baseline.identity().fingerprint
+        _check_same(run.baseline, "the fingerprint of its weights", fingerprint, self.record.baseline_fingerprint)
+        _check_same(counts.plan_path, "the plan's model", self.plan.model, self.student.identity())
+        while True:
+            record = run.round(step).read_record()
+            begun = run.round(record.start).read_plan().model.fingerprint
+            _check_same(run.round(step).path, "the weights that it started from", record.started_on, begun)
+            if step == 0:
+                break
+            step = record.start
+        _check_same(run.round(0).path, "its baseline", begun, self.record.baseline_fingerprint)
+        _check_same(run.inputs, "the digests of its data", run.read_inputs(), self.record.inputs)
+        _check_same(run.inputs, "its reported split", self.report.digest(), self.record.inputs.report)
+
+
+def _check_same(place: Path, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise AxformError(f"{place}: is of another run: {what} is {found}, where {expected} is expected; restore it.")

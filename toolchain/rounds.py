@@ -1,0 +1,248 @@
+"""Rounds of a search and a fine-tuning, each starting from the last one that kept the metric's bound.
+
+A round is judged on rows that no trial saw. One that is refused is kept in the run folder as well, but the next starts
+again where it started, with half the slack, until the slack is a quarter of the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.bounds import keeps_bound
+from ..core.costs import encoder_flops, encoder_parameters
+from ..core.intervals import CONFIDENCE, Change, paired_change
+from ..core.metrics import Measurement
+from ..core.plan import ApproximationPlan, default_group_size
+from ..files import write_folder
+from ..seals import seal
+from .attention import default_k
+from .context import RunContext, save_model
+from .evaluation import Evaluator
+from .journal import Journal
+from .models import LoadedModel
+from .run_folder import Round, RoundRecord
+from .search import SearchOptions, SearchProgress, SearchResult, search
+from .significance import Thresholds
+
+__all__ = ["Rounds"]
+
+_METRIC_SLACK = 0.25
+"""Share of the slack by which the metric may fall, too: a model with a loss near chance loses its metric long before its
+loss tells."""
+_LONG_SEQUENCE = 128
+"""From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
+_SMALLEST_SLACK = 0.25
+"""Share of the first slack with which a refused round is not tried again with less."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a round starts, and what its search may cost."""
+
+    number: int
+    """Of the round that it starts from."""
+    loaded: LoadedModel
+    plan: ApproximationPlan
+    record: RoundRecord
+    slack: float
+
+
+class Rounds:
+    """The rounds of a run over its baseline, which is round 0."""
+
+    def __init__(self, context: RunContext, baseline: LoadedModel) -> None:
+        self._context = context
+        self._options = context.options
+        self._run = context.run
+        self._baseline = baseline
+        self._parameters = sum(parameter.numel() for parameter in baseline.model.parameters())
+        self._sequence = int(np.median(context.splits.selection.lengths))
+        group_size = self._options.group_size or default_group_size(baseline.shape)
+        self._nothing = ApproximationPlan.empty(baseline.identity(), group_size)
+        self._nothing.focus, self._nothing.task = self._options.focus, context.task.name
+        self._answers = context.logits(baseline, self._nothing, context.splits.acceptance)
+
+    def run(self) -> tuple[int, int]:
+        """Make every round that is not there yet: (how many there are, the last that was accepted)."""
+        self._settle_baseline()
+        first = slack = self._options.first_slack
+        kept = 0
+        for number in range(1, self._options.most_rounds + 1):
+            record = self._settle(number, slack, kept)
+            if record is None:
+                self._context.progress.message(f"round {number} finds nothing more to remove")
+                return number - 1, kept
+            self._report(number, record)
+            if record.is_accepted:
+                kept = number
+            elif slack <= first * _SMALLEST_SLACK:
+                return number, kept
+            else:
+                slack /= 2
+        return self._options.most_rounds, kept
+
+    def _settle_baseline(self) -> None:
+        zero, fingerprint = self._run.round(0), self._nothing.model.fingerprint
+        if not self._context.is_missing(zero.path) and zero.read_record().started_on == fingerprint:
+            return
+        measured = self._context.measure(self._baseline, self._nothing)
+        found = SearchResult(self._nothing, measured, measured, trials=0, seconds=0.0)
+        with write_folder(zero.path) as staging:
+            zero = Round(staging, self._run.baseline)
+            self._nothing.save(zero.plan_path)
+            record = self._record(0, fingerprint, 0.0, found, self._nothing, measured, self._answers)
+            zero.write_record(record.model_copy(update={"is_accepted": True}))
+            seal(staging)
+
+    def _settle(self, number: int, slack: float, start_number: int) -> RoundRecord | None:
+        """The round of that number, made unless it is there and of this start; None where there is nothing to remove."""
+        done, before = self._run.round(number), self._run.round(start_number)
+        start = _Start(
+            start_number, self._context.reload(before.model), before.read_plan(), before.read_record(), slack
+        )
+        if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
+            found = self._search(start, number)
+            if found.plan.layers == start.plan.layers:
+                return None
+            self._make(number, start, found)
+        return done.read_record()
+
+    def _make(self, number: int, start: _Start, found: SearchResult) -> None:
+        context, name = self._context, f"round-{number}"
+        student = context.reload(self._run.round(start.number).model)
+        if self._options.final_epochs:
+            context.progress.stage(f"fine-tuning round {number}")
+            teacher = self._baseline if self._options.distill else None
+            context.fine_tune(student, self._options.final_epochs, name, plan=found.plan, teacher=teacher)
+        with write_folder(self._run.round(number).path) as staging:
+            folder = Round(staging, staging / "model")
+            save_model(student, folder.model)
+            saved = context.reload(folder.model)
+            plan = found.plan.model_copy(deep=True)
+            plan.model = saved.identity()
+            plan.save(folder.plan_path)
+            answers = context.logits(saved, plan, context.splits.acceptance)
+            measured = context.measure(saved, plan)
+            fingerprint = start.plan.model.fingerprint
+            record = self._record(start.number, fingerprint, start.slack, found, plan, measured, answers)
+            if self._options.focus == "accuracy" and record.change.after < start.record.change.after:
+                record = record.model_copy(update={"is_accepted": False})  # it promises to gain, round by round
+            folder.write_record(record)
+            seal(staging)
+        context.forget_training(name)
+
+    def _record(
+        self,
+        start: int,
+        started_on: str,
+        slack: float,
+        found: SearchResult,
+        plan: ApproximationPlan,
+        final: Measurement,
+        answers: np.ndarray,
+    ) -> RoundRecord:
+        removed = encoder_parameters(self._nothing) - encoder_parameters(plan)
+        return RoundRecord(
+            start=start,
+            started_on=started_on,
+            slack=slack,
+            searched=found.final,
+            final=final,
+            change=self._change(answers, CONFIDENCE),
+            is_accepted=self._is_accepted(answers),
+            parameters=self._parameters - removed,
+            encoder_flops=encoder_flops(plan, self._sequence),
+            trials=found.trials,
+            search_seconds=found.seconds,
+        )
+
+    def _change(self, answers: np.ndarray, confidence: float) -> Change:
+        """Of the metric on the acceptance split, from the baseline's answers to these."""
+        labels = self._context.splits.acceptance.labels
+        return paired_change(self._context.task.metric, self._answers, answers, labels, confidence)
+
+    def _is_accepted(self, answers: np.ndarray) -> bool:
+        options = self._options
+        change = self._change(answers, options.confidence or CONFIDENCE)
+        return keeps_bound(change, options.max_drop, options.focus, to_the_end=options.confidence is not None)
+
+    def _search(self, start: _Start, number: int) -> SearchResult:
+        context = self._context
+        thresholds = self._thresholds(start.slack)
+        options = SearchOptions(
+            focus=self._options.focus,
+            thresholds=thresholds,
+            reference_metric=self._run.round(0).read_record().final.metric,
+            sequence=self._sequence,
+            layer_order=self._options.layer_order,
+            sign_matching_k=self._sign_matching_k(),
+            selection=self._options.selection,
+            ffn_groups=self._options.ffn_groups,
+            attention_groups=self._options.attention_groups,
+        )
+        journal = Journal(
+            self._run.journal(number),
+            {
+                "model": start.plan.model.fingerprint,
+                "selection": context.splits.selection.digest(),
+                "focus": options.focus,
+                "thresholds": [thresholds.prune, thresholds.approximate, thresholds.max_drop],
+                "group_size": start.plan.group_size,
+                "order": options.layer_order,
+            },
+        )
+        context.progress.stage(f"searching, round {number}")
+        evaluator = Evaluator(
+            start.loaded, context.task, context.splits.selection, start.plan, batch_size=self._options.batch_size
+        )
+        try:
+            return search(evaluator, options, journal, self._report_trial)
+        finally:
+            evaluator.close()
+
+    def _thresholds(self, slack: float) -> Thresholds:
+        options = self._options
+        return Thresholds(
+            prune=options.prune_threshold + slack,
+            approximate=options.approximate_threshold + slack,
+            max_drop=options.max_drop + _METRIC_SLACK * slack,
+        )
+
+    def _sign_matching_k(self) -> int | None:
+        mode, longest = self._options.sign_matching, int(self._context.splits.selection.lengths.max())
+        k = default_k(longest)
+        if mode == "off" or (mode == "auto" and longest < _LONG_SEQUENCE):
+            return None
+        if longest <= k:
+            self._context.progress.message(
+                f"sign matching keeps {k} keys and no sample is longer ({longest} tokens): not tried"
+            )
+            return None
+        return k
+
+    def _report_trial(self, trial: SearchProgress) -> None:
+        self._context.progress.step(
+            trial.done,
+            trial.total,
+            f"{trial.element}: {trial.record.verdict.value}, loss x{trial.loss_ratio:.3f}; "
+            f"{trial.plan.changes()} parts removed or approximated",
+        )
+
+    def _report(self, number: int, record: RoundRecord) -> None:
+        change = record.change
+        self._context.progress.message(
+            f"round {number}, from round {record.start} with recover = {record.slack:g}: {self._context.task.metric} "
+            f"{change.before:.4f} -> {change.after:.4f} on {change.rows} rows that no trial saw, "
+            f"{record.parameters / self._parameters:.0%} of the parameters left; "
+            + ("kept" if record.is_accepted else "refused, the bound of --max-drop is missed")
+        )
+
+
+def _starts_at(record: RoundRecord, start: _Start) -> bool:
+    return (record.start, record.started_on, record.slack) == (
+        start.number,
+        start.plan.model.fingerprint,
+        start.slack,
+    )
