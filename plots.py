@@ -1,0 +1,58 @@
+"""The pictures that people would rather look at than read a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import AxformError
+from .files import writing
+
+if TYPE_CHECKING:
+    from .exporters.pareto import State
+
+__all__ = ["draw_states", "import_matplotlib"]
+
+_KEPT, _REFUSED = "tab:blue", "tab:gray"
+
+
+def import_matplotlib() -> Any:
+    """The figure module of matplotlib, which needs no display.
+
+    Raises:
+        AxformError: it is not installed.
+    """
+    try:
+        import matplotlib.figure
+    except ImportError:
+        raise AxformError("matplotlib is not installed; run `pip install 'axform[plot]'`.") from None
+    return matplotlib.figure
+
+
+def draw_states(states: Sequence[State], metric: str, file: Path) -> None:
+    """The metric on unseen rows, with the interval of its change, against latency and against the file's size.
+
+    Raises:
+        AxformError: matplotlib knows no such kind of file, or it cannot be written.
+    """
+    figure = import_matplotlib().Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, label, places in (
+        (axes[0], "latency, ms", [state.milliseconds for state in states]),
+        (axes[1], "file, MB", [state.bytes / 1e6 for state in states]),
+    ):
+        for state, place in zip(states, places, strict=True):
+            change, colour = state.change, _KEPT if state.record.is_accepted else _REFUSED
+            ends = [[change.estimate - change.low], [change.high - change.estimate]] if state.step else None
+            axis.errorbar([place], [change.after], yerr=ends, fmt="o", color=colour, capsize=3)
+            axis.annotate(str(state.step), (place, change.after), textcoords="offset points", xytext=(6, 6))
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"{metric} on {states[0].change.rows} unseen rows")
+    figure.suptitle("Rounds of the run: kept in blue, refused in grey; bars are 95 % intervals of the change")
+    with writing(file):
+        try:
+            figure.savefig(file)
+        except ValueError as error:
+            raise AxformError(f"--plot {file}: {error}; name a file that ends in .svg, .png or .pdf.") from None
