@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from axform.core.intervals import _matthews, _pearson, paired_change
+from axform.core.bounds import keeps_bound
+from axform.core.intervals import Change, _matthews, _pearson, paired_change
 from axform.core.metrics import compute_metric
 from scipy.stats import pearsonr
 from sklearn.metrics import matthews_corrcoef
@@ -73,3 +74,21 @@ def test_the_interval_is_of_the_pair_and_not_of_each_model():
     assert change.resolution < 0.01  # of one accuracy alone: 0.028
     assert change.low <= change.estimate <= change.high
     assert change.before == (before == labels).mean() and change.rows == 1000
+
+
+@pytest.mark.parametrize(
+    ("after", "low", "focus", "by_estimate", "to_the_end"),
+    [
+        (0.897, -0.001, "speed", True, True),
+        (0.897, -0.02, "speed", True, False),
+        (0.890, -0.03, "speed", False, False),
+        (0.899, -0.01, "accuracy", False, False),
+        (0.900, -0.01, "accuracy", True, False),
+        (0.920, 0.001, "accuracy", True, True),
+    ],
+)
+def test_the_estimate_or_the_end_of_its_interval_keeps_the_bound(after, low, focus, by_estimate, to_the_end):
+    """Of 0.9 the speed focus may lose 0.5 %, 0.0045, the accuracy focus nothing."""
+    change = Change(0.9, after, low, 0.03, 374)
+    assert keeps_bound(change, 0.005, focus) is by_estimate
+    assert keeps_bound(change, 0.005, focus, to_the_end=True) is to_the_end

@@ -292,3 +292,11 @@ def test_exporting_over_a_bundle_of_another_run_keeps_it_until_the_new_one_is_wh
     with pytest.raises(AxformError):
         export(copy.path, bundle, overwrite=True)
     Bundle(bundle).verify()
+
+
+def test_confidence_asks_for_the_end_of_the_interval(small, tmp_path):
+    """The same round, on rows too few to be sure of it."""
+    run = RunFolder(tmp_path / "run")
+    sure = optimize(small[0].model_copy(update={"confidence": 0.99, "max_drop": 0.02, "rounds": 1}), run.path)
+    change = run.round(1).read_record().change
+    assert change.resolution > 0.02 and sure.round == 0 and sure.acceptance.estimate == 0
