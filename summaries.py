@@ -65,6 +65,8 @@ def _ends(change: Change | None) -> str:
 
 def _coarse(record: RunRecord) -> str:
     """Whether the rows can tell the drop that was allowed from none."""
+    if not record.round:
+        return "; no round kept the bound of --max-drop, so the result is the baseline"
     change, allowed = record.acceptance, record.options.max_drop
     if record.options.focus == "accuracy" or change.resolution <= allowed * abs(change.before):
         return ""

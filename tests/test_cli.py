@@ -10,11 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from axform import __version__, cli, console, custom_ops, quickstart
+from axform import __version__, console, custom_ops, quickstart
 from axform.errors import AxformError
 from axform.exporters.cli import show_export
 from axform.quickstart import docstring_sentences
 from axform.runtime.bundle import Bundle
+from axform.toolchain import cli as toolchain_cli
 from axform.toolchain.run_folder import RunFolder
 from rich.text import Text
 from support import run_command
@@ -127,7 +128,7 @@ def test_names_are_printed_as_they_are(capsys, finished, tmp_path):
 
 
 def test_what_to_do_next_can_be_pasted(capsys):
-    cli._explain_next(Path("runs", "a [red]b"))
+    toolchain_cli._explain_next(Path("runs", "a [red]b"))
     assert capsys.readouterr().out == "next: axform-export 'runs/a [red]b' --out 'bundles/a [red]b'\n"
 
 

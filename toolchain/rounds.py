@@ -43,7 +43,6 @@ class _Start:
 
     number: int
     """Of the round that it starts from."""
-    loaded: LoadedModel
     plan: ApproximationPlan
     record: RoundRecord
     slack: float
@@ -99,9 +98,7 @@ class Rounds:
     def _settle(self, number: int, slack: float, start_number: int) -> RoundRecord | None:
         """The round of that number, made unless it is there and of this start; None where there is nothing to remove."""
         done, before = self._run.round(number), self._run.round(start_number)
-        start = _Start(
-            start_number, self._context.reload(before.model), before.read_plan(), before.read_record(), slack
-        )
+        start = _Start(start_number, before.read_plan(), before.read_record(), slack)
         if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
             found = self._search(start, number)
             if found.plan.layers == start.plan.layers:
@@ -194,8 +191,9 @@ class Rounds:
             },
         )
         context.progress.stage(f"searching, round {number}")
+        loaded = context.reload(self._run.round(start.number).model)
         evaluator = Evaluator(
-            start.loaded, context.task, context.splits.selection, start.plan, batch_size=self._options.batch_size
+            loaded, context.task, context.splits.selection, start.plan, batch_size=self._options.batch_size
         )
         try:
             return search(evaluator, options, journal, self._report_trial)
