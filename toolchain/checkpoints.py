@@ -14,7 +14,6 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..core.metrics import Measurement
@@ -27,7 +26,7 @@ _EPOCHS = "epochs.json"
 
 
 class _Epoch(BaseModel):
-    """What the selection split said after an epoch; epoch 0 is the model before training."""
+    """What the selection split said after an epoch."""
 
     epoch: int
     step: int
@@ -59,16 +58,11 @@ class Checkpoints:
     @property
     def last(self) -> Path | None:
         """What a training continues from; None = from its beginning."""
-        return self._checkpoint(self._epochs[-1].step) if self._epochs and self._epochs[-1].step else None
+        return self._checkpoint(self._epochs[-1].step) if self._epochs else None
 
     def record(self, epoch: int, step: int, measured: Measurement) -> None:
         """Say what was measured after an epoch; `commit` makes it count."""
         self._epochs.append(_Epoch(epoch=epoch, step=step, loss=measured.loss, metric=measured.metric))
-
-    def commit_start(self, model: PreTrainedModel) -> None:
-        """Save the model as it is before training, as a candidate for the best epoch."""
-        model.save_pretrained(self._checkpoint(0))
-        self.commit(0)
 
     def commit(self, step: int) -> None:
         """Make the checkpoint of this step count, now that all of its files are there."""

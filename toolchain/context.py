@@ -79,7 +79,7 @@ class RunContext:
         """Train in place, with checkpoints under ``name`` that stay until `forget_training`.
 
         Args:
-            plan: applied during the training, which then counts the weights that it started with as a candidate.
+            plan: applied during the training.
         """
         options = FineTuneOptions(
             epochs=epochs,
@@ -97,7 +97,6 @@ class RunContext:
                 options,
                 self.run.training(name),
                 teacher=None if teacher is None else teacher.model,
-                keep_start=plan is not None,
                 on_step=self._report_step,
             )
 

@@ -38,7 +38,6 @@ def fine_tune(
     work_dir: Path,
     *,
     teacher: PreTrainedModel | None = None,
-    keep_start: bool = False,
     on_step: Callable[[int, int, float | None], None] | None = None,
 ) -> list[Measurement]:
     """Train in place and leave the model with the weights of its best epoch on the selection split.
@@ -48,11 +47,10 @@ def fine_tune(
 
     Args:
         teacher: an already fine-tuned model of the same task whose logits are distilled.
-        keep_start: count the weights before training as a candidate too.
         on_step: called with (step, steps, training loss, None as long as it is not known).
 
     Returns:
-        The selection measurements after each epoch, with ``keep_start`` preceded by the one before training.
+        The selection measurements after each epoch.
 
     Raises:
         AxformError: the training diverged, or the disk is full.
@@ -60,9 +58,6 @@ def fine_tune(
     with writing(work_dir), without_progress_bar():
         checkpoints = Checkpoints(work_dir)
         watcher = _EpochWatcher(loaded, task, selection, options, checkpoints, on_step)
-        if keep_start and not checkpoints.measurements:
-            watcher.measure(epoch=0, step=0)
-            checkpoints.commit_start(loaded.model)
         trainer = _trainer(loaded, task, train, options, work_dir, teacher, watcher)
         trainer.train(resume_from_checkpoint=None if checkpoints.last is None else str(checkpoints.last))
     watcher.check_learnt()
