@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .console import out, showing_progress, table
+from .core.intervals import CONFIDENCE
 from .core.plan import ApproximationPlan, Focus
 from .errors import AxformError
 from .exporters.cli import show_export
@@ -110,7 +111,7 @@ def _final_table(record: RunRecord, bundle: Bundle, checked: ParityReport, timed
             f"{record.metric}, {checked.task.samples} unseen sentences",
             f"{checked.task.baseline:.4f}",
             f"{checked.task.model:.4f}",
-            f"{checked.task.model - checked.task.baseline:+.4f} ({checked.task.low:+.4f} to {checked.task.high:+.4f})",
+            f"{checked.task.model - checked.task.baseline:+.4f}",
         ),
         (
             "parameters",
@@ -137,7 +138,10 @@ def _final_table(record: RunRecord, bundle: Bundle, checked: ParityReport, timed
     result = table(
         f"axform quickstart, {record.options.focus} focus", ("", "baseline.onnx", "model.onnx", "change"), rows
     )
-    result.caption = f"numbers agree with PyTorch to {checked.numeric.max_abs_error:.1e}; the bundle is {bundle.path}"
+    result.caption = (
+        f"{CONFIDENCE:.0%} interval of the change in {record.metric}: {checked.task.low:+.4f} to {checked.task.high:+.4f}; "
+        f"numbers agree with PyTorch to {checked.numeric.max_abs_error:.1e}; the bundle is {bundle.path}"
+    )
     result.caption_justify = "left"
     out.print(result)
 
