@@ -67,7 +67,7 @@ def optimize_command(
         float | None,
         typer.Option(
             help="Let the search cost this much more loss (0.25 = 25 %), counting on the final distillation to win it "
-            "back. When it does not, the search is repeated with half of it, then with none. "
+            "back. When it does not, the round is refused and the next one may cost half as much. "
             f"Default {RECOVER} with the speed and size focus, else 0, which is the paper's search.",
             rich_help_panel=_SEARCH,
         ),
