@@ -64,9 +64,8 @@ def export(
             approximation that the graph does not allow.
     """
     progress = progress or Progress()
-    options = RunFolder(run_path).read_record().options
-    kept = {"the run": run_path, "the model": Path(options.model)}
-    check_output_folder(out, "bundle", overwrite, kept | ({"the data": Path(options.data)} if options.data else {}))
+    folders = RunFolder(run_path).read_record().options.folders
+    check_output_folder(out, "bundle", overwrite, {"the run": run_path, **folders})
     with locked(out):
         progress.stage("reading the run")
         run = FinishedRun(RunFolder(run_path), step)

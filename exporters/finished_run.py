@@ -24,33 +24,45 @@ class FinishedRun:
     """
 
     def __init__(self, run: RunFolder, step: int | None = None) -> None:
+        self._run = run
         self.record: RunRecord = run.read_record()
-        step = self.record.round if step is None else step
-        if not 0 <= step <= self.record.rounds:
-            raise AxformError(f"--step {step}: {run.path} has the rounds 0 (the baseline) to {self.record.rounds}.")
         missing = run.missing()
         if missing is not None:
             raise AxformError(f"{missing}; the same `axform optimize` command with --resume makes it again.")
-        counts = run.round(step)
-        self.step = step
-        self.round: RoundRecord = counts.read_record()
-        self.plan: ApproximationPlan = counts.read_plan()
-        self.student: LoadedModel = load_fine_tuned(counts.model)
         self.baseline: LoadedModel = load_fine_tuned(run.baseline)
         self.report: EncodedSplit = run.read_report_split()
         fingerprint = self.baseline.identity().fingerprint
         _check_same(run.baseline, "the fingerprint of its weights", fingerprint, self.record.baseline_fingerprint)
-        _check_same(counts.plan_path, "the plan's model", self.plan.model, self.student.identity())
-        while True:
-            record = run.round(step).read_record()
-            begun = run.round(record.start).read_plan().model.fingerprint
-            _check_same(run.round(step).path, "the weights that it started from", record.started_on, begun)
-            if step == 0:
-                break
-            step = record.start
-        _check_same(run.round(0).path, "its baseline", begun, self.record.baseline_fingerprint)
         _check_same(run.inputs, "the digests of its data", run.read_inputs(), self.record.inputs)
         _check_same(run.inputs, "its reported split", self.report.digest(), self.record.inputs.report)
+        self.choose(self.record.round if step is None else step)
+
+    def choose(self, step: int) -> None:
+        """Take up another round; all of them are known to be whole.
+
+        Raises:
+            AxformError: no such round, or one of another run.
+        """
+        run = self._run
+        if not 0 <= step <= self.record.rounds:
+            raise AxformError(f"--step {step}: {run.path} has the rounds 0 (the baseline) to {self.record.rounds}.")
+        chosen = run.round(step)
+        self.step = step
+        self.round: RoundRecord = chosen.read_record()
+        self.plan: ApproximationPlan = chosen.read_plan()
+        self.student: LoadedModel = load_fine_tuned(chosen.model)
+        _check_same(chosen.plan_path, "the plan's model", self.plan.model, self.student.identity())
+        self._check_descent(step)
+
+    def _check_descent(self, step: int) -> None:
+        """Every round back to the baseline started from the weights of the one before it."""
+        record = self._run.round(step).read_record()
+        begun = self._run.round(record.start).read_plan().model.fingerprint
+        _check_same(self._run.round(step).path, "the weights that it started from", record.started_on, begun)
+        if step:
+            self._check_descent(record.start)
+        else:
+            _check_same(self._run.round(0).path, "its baseline", begun, self.record.baseline_fingerprint)
 
 
 def _check_same(place: Path, what: str, found: object, expected: object) -> None:

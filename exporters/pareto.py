@@ -68,21 +68,21 @@ def states_of(
     """
     progress = progress or Progress()
     run = RunFolder(run_path)
-    baseline = FinishedRun(run, 0)
-    timed_shapes(baseline.plan.model.shape, baseline.student.max_length(None), [batch], [sequence])
-    steps = range(run.read_record().rounds + 1)
+    state = FinishedRun(run, 0)
+    timed_shapes(state.plan.model.shape, state.student.max_length(None), [batch], [sequence])
+    steps = range(state.record.rounds + 1)
     with tempfile.TemporaryDirectory() as folder:
         files, plans = [], []
         progress.stage("exporting every round")
         for step in steps:
             progress.step(step, len(steps), f"round {step}")
-            state = FinishedRun(run, step)
+            state.choose(step)
             plans.append(state.plan)
             files.append(Path(folder) / f"{step}.onnx")
             save_onnx(rewritten(state.student, state.plan)[0].to_proto(), files[-1])
         sizes = [sum(path.stat().st_size for path in Path(folder).glob(f"{file.name}*")) for file in files]
         progress.stage("timing all rounds in turn")
-        times = _times(files, baseline.report.features["input_ids"], batch, sequence, provider, threads, seconds)
+        times = _times(files, state.report.features["input_ids"], batch, sequence, provider, threads, seconds)
     return [
         State(step, run.round(step).read_record(), plan, size, time, times[0] / time)
         for step, plan, size, time in zip(steps, plans, sizes, times, strict=True)

@@ -54,7 +54,7 @@ def optimize(
     progress = progress or Progress()
     run = RunFolder(out)
     if not (resume and (run.is_started() or run.replacement.is_started())):
-        check_output_folder(out, "run", overwrite, _kept(options))
+        check_output_folder(out, "run", overwrite, options.folders)
     with locked(out):
         return _optimize(options, run, resume, progress)
 
@@ -114,11 +114,6 @@ def _with_full_paths(options: OptimizeOptions) -> OptimizeOptions:
         if value is not None and (name == "data" or Path(value).is_dir())
     }
     return options.model_copy(update=found)
-
-
-def _kept(options: OptimizeOptions) -> dict[str, Path]:
-    kept = {"the model": Path(options.model)} if Path(options.model).is_dir() else {}
-    return kept | ({"the data": Path(options.data)} if options.data is not None else {})
 
 
 def _check_same_options(run: RunFolder, options: OptimizeOptions) -> None:

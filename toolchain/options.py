@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -98,6 +99,12 @@ class OptimizeOptions(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
     """Threads inside one operator; None = those of OMP_NUM_THREADS, else all usable cores. It decides the last bits of
     the weights, so a run keeps what it started with."""
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """What the run reads from this machine, by what a message calls it."""
+        model = {"the model": Path(self.model)} if Path(self.model).is_dir() else {}
+        return model | ({"the data": Path(self.data)} if self.data is not None else {})
 
     @property
     def most_rounds(self) -> int:
