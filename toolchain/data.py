@@ -15,6 +15,7 @@ from ..core.tasks import Task, with_columns
 from ..errors import AxformError, listed
 from .data_files import Rows, frame_of, has_split, read_split
 from .labels import UNLABELLED, Classes, targets
+from .related import draw_together, related_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,8 @@ _SMALLEST_TRAIN = 20
 class TaskData:
     """Texts and labels, before tokenization.
 
-    Two halves are held back from train: ``selection`` judges trials and epochs, which makes it optimistic; ``acceptance``
-    decides whether a round keeps the bound. ``report`` is never used to select anything.
+    Two halves are held back from train, related rows together: ``selection`` judges trials and epochs, which makes it
+    optimistic; ``acceptance`` decides whether a round keeps the bound. ``report`` is never used to select anything.
     """
 
     task: Task
@@ -77,10 +78,8 @@ def load_task_data(
         )
     texts, report_texts = _texts(task, train), _texts(task, report)
     task, labels, report_labels = _labels(task, train, report)
-    train_frame = texts.assign(**{task.label_column: labels}).sample(n=used, random_state=seed)
-    held_back = round(max(_HELD_BACK_SHARE * used, min(_LARGEST_SHARE * used, _HELD_BACK_ROWS)))
-    selection, acceptance = train_frame.iloc[: held_back // 2], train_frame.iloc[held_back // 2 : held_back]
-    train_frame = train_frame.iloc[held_back:]
+    rows = texts.assign(**{task.label_column: labels}).sample(n=used, random_state=seed)
+    selection, acceptance, train_frame = _held_back(rows, task.text_columns)
     report_frame = report_texts.assign(**{task.label_column: report_labels})
     if report_samples:
         report_frame = report_frame.sample(n=min(report_samples, len(report_frame)), random_state=seed)
@@ -93,6 +92,14 @@ def load_task_data(
     else:
         _check_varied(task, report_frame, report.source, "to report on")
     return TaskData(task, train_frame, selection, acceptance, report_frame, tuple(remarks))
+
+
+def _held_back(rows: pd.DataFrame, text_columns: Sequence[str]) -> list[pd.DataFrame]:
+    """Of rows in random order those that judge trials, those that judge rounds, and the others; related rows together."""
+    held_back = round(max(_HELD_BACK_SHARE * len(rows), min(_LARGEST_SHARE * len(rows), _HELD_BACK_ROWS)))
+    groups = related_rows(rows[[*text_columns]].itertuples(index=False))
+    counts = [held_back // 2, held_back - held_back // 2]
+    return [rows.iloc[part] for part in draw_together(groups, counts)]
 
 
 def _read_local(data_dir: Path, task: Task) -> tuple[Rows, Rows]:

@@ -142,7 +142,7 @@ class _Collator:
 class _DistillingTrainer(Trainer):
     """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression).
 
-    The student runs in bf16 where the hardware has it. That stands here, around the student's forward, and not in
+    Student and teacher run in bf16 where the hardware has it. That stands here, around their forward, and not in
     Trainer's ``bf16``, which wraps the model itself and leaves it so: what is measured and shipped is float32.
     """
 
@@ -169,11 +169,11 @@ class _DistillingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         labels = inputs.pop("labels")
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=_has_fast_bf16()):
+        with self._in_bf16():
             outputs = model(**inputs, output_hidden_states=self._teacher is not None)
         loss = task_loss(self._task, outputs.logits, labels)
         if self._teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self._in_bf16():
                 wanted = self._teacher(**inputs, output_hidden_states=True)
             share = self._options.teacher_weight
             loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits.float())
@@ -181,6 +181,9 @@ class _DistillingTrainer(Trainer):
                 real = inputs[self._key_mask].bool()
                 loss = loss + self._options.hidden_weight * _hidden_loss(outputs, wanted, real)
         return (loss, outputs) if return_outputs else loss
+
+    def _in_bf16(self) -> torch.autocast:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=_has_fast_bf16())
 
     def _logits_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         if self._task.is_regression:
@@ -202,7 +205,8 @@ def _hidden_loss(outputs: Any, wanted: Any, real: Tensor) -> Tensor:
     """
     layers = zip(outputs.hidden_states[1:], wanted.hidden_states[1:], strict=True)
     distances = [
-        (ours[real].float() - theirs[real]).square().mean() / theirs[real].square().mean() for ours, theirs in layers
+        (ours[real].float() - theirs[real].float()).square().mean() / theirs[real].float().square().mean()
+        for ours, theirs in layers
     ]
     return torch.stack(distances).mean()
 

@@ -1,0 +1,70 @@
+"""Which rows of a task say the same, so that none of them judges what was trained on another.
+
+SST-2's train split is 67,349 phrases of 7,000 sentences, MRPC and RTE repeat a sentence in several pairs, and data of
+one's own holds duplicates. Held back row by row, most held-back rows have a relative among those trained on, and what
+keeps a bound on them breaks it on new ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+__all__ = ["draw_together", "related_rows"]
+
+_WORD = re.compile(r"\w+")
+_FEWEST_WORDS = 3
+"""Of a text that shows where it comes from; "the film" is part of thousands of sentences."""
+
+
+def related_rows(rows: Iterable[Sequence[str]]) -> np.ndarray:
+    """For each row the number of the row that it belongs to, (rows,) int64; equal for rows that are related.
+
+    A row stands for its longest text, by its words alone. Rows are related when these are equal, or when one holds the
+    other, of at least three words, in one piece; a text that several others hold belongs to the longest.
+    """
+    texts = [max((_words(text) for text in row), key=len) for row in rows]
+    held_by_none: dict[str, list[str]] = defaultdict(list)  # by each of their words
+    frequency = Counter(word for text in texts for word in set(text.split()))
+    holder: dict[str, str] = {}
+    for text in sorted(set(texts), key=lambda text: (-len(text), text)):
+        words = text.split()
+        rarest = min(words, key=lambda word: (frequency[word], word), default="")
+        found = (other for other in held_by_none[rarest] if f" {text} " in f" {other} ")
+        holder[text] = next(found, text) if len(words) >= _FEWEST_WORDS else text
+        if holder[text] is text:
+            for word in set(words):
+                held_by_none[word].append(text)
+    first = {text: row for row, text in reversed([*enumerate(texts)])}
+    return np.array([first[holder[text]] for text in texts])
+
+
+def draw_together(groups: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    """Give whole groups to one part after the other, of about that many rows each, in the order of the rows they belong to.
+
+    A part ends with the group that reaches its count. A group so large that it would outgrow its part by a quarter goes
+    row by row: data that says the same everywhere can still be split.
+
+    Args:
+        groups: from `related_rows` of rows in random order.
+        counts: rows asked for.
+
+    Returns:
+        For each count the row numbers, ascending, then those of the rows that are left.
+    """
+    is_large = np.bincount(groups)[groups] > max(1, min(counts) // 4)
+    groups = np.where(is_large, np.arange(len(groups)), groups)
+    together = np.argsort(groups, kind="stable")
+    ends_of_groups = np.flatnonzero(np.diff(groups[together], append=len(groups))) + 1
+    ends, taken = [], 0
+    for count in counts:
+        taken = int(ends_of_groups[np.searchsorted(ends_of_groups, taken + count)])
+        ends.append(taken)
+    return [np.sort(part) for part in np.split(together, ends)]
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.lower()))
