@@ -167,13 +167,13 @@ def test_a_log_hears_regularly_how_far_it_is():
 
     progress = console.LogProgress(write, between=0.01)
     progress.stage("searching")
-    progress.step(3, 9, "FFN 1: prune")
+    progress.step(3, 9, "layer.1.ffn: prune")
     assert heard.wait(10), "nothing was said during a long step"
     progress.step(9, 9)
     progress.stage("writing")
     progress.finish()
     assert lines[0] == "searching: begins (0:00)"
-    assert "searching: 3/9, FFN 1: prune (0:00)" in lines
+    assert "searching: 3/9, layer.1.ffn: prune (0:00)" in lines
     ended = lines.index("searching: done, 9/9 (0:00)")
     assert lines[ended + 1] == "writing: begins (0:00)" and lines[-1] == "writing: done (0:00)"
 

@@ -7,53 +7,16 @@ first or the other way around.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from ..core.families import ModelShape
-from ..core.plan import ApproximationPlan, Focus, group_count
+from ..core.plan import ApproximationPlan, Focus
+from ..core.targets import BlockKind, Grid, Target
 
-__all__ = [
-    "BlockCosts",
-    "BlockKind",
-    "Element",
-    "LayerOrder",
-    "block_costs",
-    "build_queue",
-    "is_removed",
-    "with_element",
-]
+__all__ = ["BlockCosts", "LayerOrder", "block_costs", "build_queue", "is_removed", "with_element"]
 
-BlockKind = Literal["ATTN", "FFN"]
-PartKind = Literal["block", "head", "group"]
 LayerOrder = Literal["last-to-first", "first-to-last"]
-
-
-@dataclass(frozen=True)
-class Element:
-    """A block, an attention head or a weight group."""
-
-    block: BlockKind
-    layer: int
-    part: PartKind = "block"
-    index: int = 0
-
-    @property
-    def granularity(self) -> int:
-        """0 = blocks, 1 = heads and FFN weight groups, 2 = ATTN weight groups."""
-        if self.part == "block":
-            return 0
-        return 2 if (self.block, self.part) == ("ATTN", "group") else 1
-
-    @property
-    def parent(self) -> Element:
-        """The block that the element lies in (a block's parent is itself)."""
-        return Element(self.block, self.layer)
-
-    def __str__(self) -> str:
-        inside = "" if self.part == "block" else f" {self.part} {self.index}"
-        return f"{self.block} {self.layer}{inside}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +27,7 @@ class BlockCosts:
     feed_forward: float
 
     def of(self, block: BlockKind) -> float:
-        return self.attention if block == "ATTN" else self.feed_forward
+        return self.attention if block == "attn" else self.feed_forward
 
 
 def block_costs(shape: ModelShape, focus: Focus, sequence: int) -> BlockCosts:
@@ -82,59 +45,44 @@ def block_costs(shape: ModelShape, focus: Focus, sequence: int) -> BlockCosts:
 
 def build_queue(
     shape: ModelShape, group_size: int, costs: BlockCosts, layer_order: LayerOrder = "last-to-first"
-) -> list[Element]:
+) -> list[Target]:
     """All elements of a model, sorted by (granularity, type cost, layer order, index)."""
 
-    def key(element: Element) -> tuple[int, float, str, int, int]:
+    def key(element: Target) -> tuple[int, float, str, int, int]:
         layer = element.layer if layer_order == "first-to-last" else -element.layer
-        return (element.granularity, -costs.of(element.block), element.block, layer, element.index)
+        return (element.granularity, -costs.of(element.block), element.block, layer, element.index or 0)
 
-    return sorted(_all_elements(shape, group_size), key=key)
-
-
-def _all_elements(shape: ModelShape, group_size: int) -> Iterator[Element]:
-    for layer in range(shape.num_layers):
-        yield Element("ATTN", layer)
-        yield Element("FFN", layer)
-        for index in range(shape.num_heads):
-            yield Element("ATTN", layer, "head", index)
-        for index in range(group_count(shape.intermediate_size, group_size)):
-            yield Element("FFN", layer, "group", index)
-        for index in range(group_count(shape.hidden_size, group_size)):
-            yield Element("ATTN", layer, "group", index)
+    return sorted(Grid(shape, group_size).targets(), key=key)
 
 
-def is_removed(plan: ApproximationPlan, element: Element) -> bool:
+def is_removed(plan: ApproximationPlan, element: Target) -> bool:
     """Whether ``plan`` prunes the element or the block that it lies in."""
     layer = plan.layers[element.layer]
-    if element.block == "ATTN":
-        pruned = {"head": layer.attention.pruned_heads, "group": layer.attention.pruned_input_groups}
-        return layer.attention.skipped or element.index in pruned.get(element.part, ())
-    return layer.feed_forward.skipped or (element.part == "group" and element.index in layer.feed_forward.pruned_groups)
+    block = layer.attention if element.block == "attn" else layer.feed_forward
+    return block.skipped or (not element.is_block and element.index in _pruned(plan, element))
 
 
-def with_element(plan: ApproximationPlan, element: Element) -> ApproximationPlan | None:
+def with_element(plan: ApproximationPlan, element: Target) -> ApproximationPlan | None:
     """``plan`` with one more element pruned, or None where that would empty its block (the block element decides that).
 
     Pruning a block drops what was pruned inside it.
     """
     result = plan.model_copy(deep=True)
-    layer = result.layers[element.layer]
-    part = layer.attention if element.block == "ATTN" else layer.feed_forward
-    if element.part == "block":
-        fresh = type(part)(skipped=True)
-        if element.block == "ATTN":
-            layer.attention = fresh  # type: ignore[assignment]
+    if element.index is None:
+        layer = result.layers[element.layer]
+        if element.block == "attn":
+            layer.attention = type(layer.attention)(skipped=True)
         else:
-            layer.feed_forward = fresh  # type: ignore[assignment]
+            layer.feed_forward = type(layer.feed_forward)(skipped=True)
         return result
-    shape = plan.model.shape
-    if element.part == "head":
-        pruned, count = layer.attention.pruned_heads, shape.num_heads
-    elif element.block == "ATTN":
-        pruned, count = layer.attention.pruned_input_groups, group_count(shape.hidden_size, plan.group_size)
-    else:
-        pruned, count = layer.feed_forward.pruned_groups, group_count(shape.intermediate_size, plan.group_size)
+    pruned = _pruned(result, element)
     pruned.append(element.index)
     pruned.sort()
-    return None if len(pruned) == count else result
+    return None if len(pruned) == Grid(plan.model.shape, plan.group_size).count(element.kind) else result
+
+
+def _pruned(plan: ApproximationPlan, element: Target) -> list[int]:
+    layer = plan.layers[element.layer]
+    if element.kind == "ffn.group":
+        return layer.feed_forward.pruned_groups
+    return layer.attention.pruned_heads if element.kind == "attn.head" else layer.attention.pruned_input_groups
