@@ -37,6 +37,10 @@ class Target:
     index: int | None = None
     """None for a block."""
 
+    def __post_init__(self) -> None:
+        if (self.index is None) != (self.granularity == 0):
+            raise ValueError(f"{self} is no target: heads and groups have an index, blocks have none")
+
     @classmethod
     def parse(cls, address: str) -> Target:
         """The target that `str` writes so.
@@ -111,8 +115,7 @@ class Grid:
         return [position for position in range(self.dimension(kind)) if position // step not in gone]
 
     def has(self, target: Target) -> bool:
-        indices = (None,) if _GRANULARITY[target.kind] == 0 else range(self.count(target.kind))
-        return 0 <= target.layer < self.shape.num_layers and target.index in indices
+        return 0 <= target.layer < self.shape.num_layers and 0 <= (target.index or 0) < self.count(target.kind)
 
     def targets(self) -> Iterator[Target]:
         """All targets of the model, coarse to fine within a layer."""

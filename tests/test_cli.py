@@ -252,7 +252,6 @@ def test_quickstart_shows_the_bundle_that_is_there_unless_it_is_of_another_run(f
     monkeypatch.setattr(quickstart, "export", lambda *_, **options: (made.append(options), ("new", []))[1])
     monkeypatch.setattr(quickstart, "show_export", lambda *_: None)
     assert quickstart._bundle(finished[0], plan, finished[1]).path == finished[1] and not made
-    other = plan.model_copy(deep=True)
-    other.model.fingerprint = "0" * 64
+    other = plan.for_model(plan.model.model_copy(update={"fingerprint": "0" * 64}))
     assert quickstart._bundle(finished[0], other, finished[1]) == "new"
     assert made[0]["overwrite"] is True

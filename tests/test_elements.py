@@ -4,14 +4,11 @@ import hashlib
 
 import pytest
 from axform.core.families import ModelShape
-from axform.core.plan import ApproximationPlan, ModelIdentity, default_group_size
+from axform.core.plan import default_group_size
 from axform.core.targets import Target
-from axform.toolchain.elements import BlockCosts, block_costs, build_queue, with_element
+from axform.toolchain.elements import BlockCosts, block_costs, build_queue
 
 SHAPE = ModelShape(num_layers=3, num_heads=2, hidden_size=32, intermediate_size=64)
-IDENTITY = ModelIdentity(
-    family="bert", num_layers=3, num_heads=2, hidden_size=32, intermediate_size=64, fingerprint="0"
-)
 
 
 @pytest.mark.parametrize("costlier", ["ffn", "attn"])
@@ -56,19 +53,6 @@ def test_size_costs_are_parameter_counts():
     costs = block_costs(ModelShape(12, 12, 768, 3072), "size", 128)
     assert costs.attention == 4 * 768 * 768 + 4 * 768
     assert costs.feed_forward == 2 * 768 * 3072 + 3072 + 768
-
-
-def test_pruning_a_block_drops_what_was_pruned_inside():
-    plan = ApproximationPlan.empty(IDENTITY, 16)
-    plan = with_element(plan, Target(1, "ffn.group", 2))
-    assert plan.layers[1].feed_forward.pruned_groups == [2]
-    plan = with_element(plan, Target(1, "ffn"))
-    assert plan.layers[1].feed_forward.skipped and not plan.layers[1].feed_forward.pruned_groups
-
-
-def test_the_last_part_of_a_block_is_never_an_element():
-    plan = with_element(ApproximationPlan.empty(IDENTITY, 16), Target(0, "attn.head", 0))
-    assert with_element(plan, Target(0, "attn.head", 1)) is None
 
 
 @pytest.mark.parametrize(("intermediate", "size"), [(3072, 256), (4096, 256), (1536, 128), (768, 64), (64, 5)])

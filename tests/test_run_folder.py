@@ -19,7 +19,6 @@ from axform.runtime.bundle import Bundle
 from axform.seals import seal
 from axform.toolchain import context, rounds
 from axform.toolchain.data import encode
-from axform.toolchain.elements import with_element
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.journal import TrialRecord
 from axform.toolchain.models import load_fine_tuned
@@ -203,7 +202,7 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
     def removes_one_group(evaluator, *_):
         number = evaluator.plan.changes()
         measured = evaluator.measure()
-        return SearchResult(with_element(evaluator.plan, Target(0, "ffn.group", number)), measured, measured, 1, 0.0)
+        return SearchResult(evaluator.plan.without(Target(0, "ffn.group", number)), measured, measured, 1, 0.0)
 
     fine_tune = context.fine_tune
     monkeypatch.setattr(context, "fine_tune", trains)

@@ -13,6 +13,7 @@ from axform.toolchain.search import SearchOptions, search
 from axform.toolchain.significance import Significance, Thresholds, Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import plan_of
 
 IDENTITY = ModelIdentity(
     family="bert", num_layers=2, num_heads=2, hidden_size=16, intermediate_size=32, fingerprint="0"
@@ -39,16 +40,8 @@ class KnownLosses:
 
 
 def parts(plan):
-    for index, layer in enumerate(plan.layers):
-        if layer.attention.skipped:
-            yield f"layer.{index}.attn"
-        if layer.feed_forward.skipped:
-            yield f"layer.{index}.ffn"
-        yield from (f"layer.{index}.attn.head.{i}" for i in layer.attention.pruned_heads)
-        yield from (f"layer.{index}.attn.in.group.{i}" for i in layer.attention.pruned_input_groups)
-        yield from (f"layer.{index}.ffn.group.{i}" for i in layer.feed_forward.pruned_groups)
-        if layer.attention.sign_matching:
-            yield f"layer.{index}.attn sign matching"
+    for part in plan.parts:
+        yield f"{part.target}" + (" sign matching" if part.action == "attention" else "")
 
 
 def run(tmp_path, factors, focus="speed", metric=None, name="trials.jsonl", **options):
@@ -124,9 +117,7 @@ def test_a_later_round_starts_from_the_plan_of_an_earlier_one(tmp_path):
         {"layer.1.ffn": 1.2, "layer.0.ffn.group.1": 1.0, "layer.0.ffn": 1.01, "layer.0.ffn.group.2": 1.001},
         {"layer.0.ffn.group.2": 0.01},
     )
-    evaluator.plan.layers[1].feed_forward.skipped = True
-    evaluator.plan.layers[0].feed_forward.pruned_groups = [1]
-    before = evaluator.plan.model_copy(deep=True)
+    before = evaluator.plan = plan_of(IDENTITY, 8, "layer.1.ffn", "layer.0.ffn.group.1")
     journal = Journal(tmp_path / "trials.jsonl", {})
     result = search(evaluator, SearchOptions(focus="speed", reference_metric=0.9), journal)
     tried = [json.loads(line)["element"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()[2:]]

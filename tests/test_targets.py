@@ -71,8 +71,10 @@ def test_a_grid_has_the_targets_that_it_lists_and_no_other():
     assert [str(target) for target in listed[:5]] == ["layer.0.attn", *(f"layer.0.attn.head.{i}" for i in range(4))]
     for address in ("layer.2.ffn", "layer.0.attn.head.4", "layer.0.attn.in.group.3", "layer.1.ffn.group.7"):
         assert not UNEVEN.has(Target.parse(address))
-    for odd in (Target(0, "ffn", 0), Target(0, "attn.head"), Target(-1, "ffn"), Target(0, "ffn.group", -1)):
-        assert not UNEVEN.has(odd)
+    assert not UNEVEN.has(Target(-1, "ffn")) and not UNEVEN.has(Target(0, "ffn.group", -1))
+    for kind, index in (("ffn", 0), ("attn.head", None)):
+        with pytest.raises(ValueError, match="heads and groups have an index, blocks have none"):
+            Target(0, kind, index)
 
 
 def test_the_last_group_may_be_shorter():

@@ -10,7 +10,7 @@ from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
 from ..core.targets import BlockKind, Target
 from ..core.tasks import Task
-from .elements import LayerOrder, block_costs, build_queue, is_removed, with_element
+from .elements import LayerOrder, block_costs, build_queue
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
 from .options import DEFAULTS, GroupShape
@@ -100,7 +100,7 @@ class _Search:
         shape = self._plan.model.shape
         costs = block_costs(shape, options.focus, options.sequence)
         queue = build_queue(shape, self._plan.group_size, costs, options.layer_order)
-        self._queue = [element for element in queue if not is_removed(self._plan, element)]
+        self._queue = [element for element in queue if not self._plan.removes(element)]
         self._total = len(self._queue)
         self._approximable: list[Target] = []
 
@@ -112,7 +112,7 @@ class _Search:
         self._current = baseline.measurement
         while self._queue:
             element = self._queue.pop(0)
-            candidate = with_element(self._plan, element)
+            candidate = self._plan.without(element)
             if candidate is None:
                 continue  # the last group or head of a block: the block itself was tried and is needed
             self._settle(element, candidate)
@@ -140,9 +140,8 @@ class _Search:
         options = self._options
         if options.focus != "speed" or options.sign_matching_k is None:
             return
-        candidate = self._plan.model_copy(deep=True)
-        candidate.layers[block.layer].attention.sign_matching = SignMatching(
-            k=options.sign_matching_k, selection=options.selection
+        candidate = self._plan.with_part(
+            SignMatching(target=block, k=options.sign_matching_k, selection=options.selection)
         )
         record = self._measure(block, "sign matching", candidate)
         if record.verdict is not Verdict.RETAIN and self._significance.keeps_metric(record.measurement):

@@ -21,7 +21,6 @@ from axform.core.plan import ApproximationPlan
 from axform.core.targets import Target
 from axform.runtime.latency import machine_name
 from axform.toolchain.data import encode
-from axform.toolchain.elements import with_element
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.models import load_fine_tuned
 from axform.toolchain.optimize import settle_task_data
@@ -51,7 +50,7 @@ def main() -> None:
     seconds: list[tuple[float, float]] = []
     for number, line in enumerate(lines):
         record = json.loads(line)
-        candidate = with_element(current, Target.parse(record["element"])) if record["change"] == "prune" else None
+        candidate = current.without(Target.parse(record["element"])) if record["change"] == "prune" else None
         if candidate is None:
             continue
         if number in timed:
