@@ -9,7 +9,7 @@ from rich.text import Text
 
 from .console import table
 from .core.intervals import CONFIDENCE
-from .core.plan import ApproximationPlan, LayerPlan, group_count
+from .core.plan import ApproximationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,10 @@ def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
     layers = table(
         f"Plan ({plan.focus} focus, groups of {plan.group_size})",
         ("layer", "ATTN", "FFN"),
-        [(str(index), _attention(layer, plan), _feed_forward(layer, plan)) for index, layer in enumerate(plan.layers)],
+        [
+            (str(index), layer.describe("attn") or "kept", layer.describe("ffn") or "kept")
+            for index, layer in enumerate(plan.layers)
+        ],
     )
     rows = (
         ("judged trials", record.selection_rows, record.baseline.metric, record.final.metric, None),
@@ -74,29 +77,6 @@ def _coarse(record: RunRecord) -> str:
         f"; {change.rows} rows resolve {change.resolution:.2%}, more than --max-drop allows "
         f"({allowed * abs(change.before):.2%}): --confidence asks for the interval's end"
     )
-
-
-def _attention(layer: LayerPlan, plan: ApproximationPlan) -> str:
-    attention = layer.attention
-    if attention.skipped:
-        return "skipped"
-    parts = []
-    if attention.pruned_heads:
-        parts.append(f"{len(attention.pruned_heads)} of {plan.model.num_heads} heads pruned")
-    if attention.pruned_input_groups:
-        count = group_count(plan.model.hidden_size, plan.group_size)
-        parts.append(f"{len(attention.pruned_input_groups)} of {count} input groups pruned")
-    if attention.sign_matching is not None:
-        parts.append(f"sign matching, k = {attention.sign_matching.k}")
-    return ", ".join(parts) or "kept"
-
-
-def _feed_forward(layer: LayerPlan, plan: ApproximationPlan) -> str:
-    if layer.feed_forward.skipped:
-        return "skipped"
-    count = group_count(plan.model.intermediate_size, plan.group_size)
-    pruned = len(layer.feed_forward.pruned_groups)
-    return f"{pruned} of {count} groups pruned" if pruned else "kept"
 
 
 def pareto_table(states: Sequence[State], metric: str, batch: int, sequence: int) -> Table:

@@ -2,62 +2,45 @@
 
 from __future__ import annotations
 
-from .families import ModelShape
-from .plan import ApproximationPlan, LayerPlan, kept_positions
+from collections.abc import Iterator
 
-__all__ = ["encoder_flops", "encoder_parameters"]
+from .plan import ApproximationPlan
+from .techniques import Widths, technique_of
+
+__all__ = ["block_flops", "block_parameters", "encoder_flops", "encoder_parameters"]
 
 
 def encoder_parameters(plan: ApproximationPlan) -> int:
     """Weights and biases of the projections in all ATTN and FFN blocks; norms and embeddings are not counted."""
-    shape = plan.model.shape
-    return sum(
-        _attention_parameters(layer, plan, shape) + _feed_forward_parameters(layer, plan, shape)
-        for layer in plan.layers
-    )
+    return sum(sum(block_parameters(widths)) for widths in _widths(plan))
 
 
 def encoder_flops(plan: ApproximationPlan, sequence: int) -> int:
     """Of one sample of ``sequence`` tokens, a multiplication and an addition counted as two."""
-    shape = plan.model.shape
-    return sum(
-        _attention_flops(layer, plan, shape, sequence) + _feed_forward_flops(layer, plan, shape, sequence)
-        for layer in plan.layers
-    )
+    return sum(sum(block_flops(widths, sequence)) for widths in _widths(plan))
 
 
-def _attention_widths(layer: LayerPlan, plan: ApproximationPlan, shape: ModelShape) -> tuple[int, int]:
-    """(input features of the projections, width of the context)."""
-    attention = layer.attention
-    inputs = len(kept_positions(attention.pruned_input_groups, shape.hidden_size, plan.group_size))
-    return inputs, (shape.num_heads - len(attention.pruned_heads)) * shape.head_size
+def block_parameters(widths: Widths) -> tuple[int, int]:
+    """Of the projections of one layer: (ATTN block, FFN block)."""
+    inputs, context, neurons = widths.inputs, widths.context, widths.neurons
+    attention = 3 * (inputs + 1) * context + (context + 1) * widths.hidden if context else 0
+    feed_forward = (2 * widths.hidden + 1) * neurons + widths.hidden if neurons else 0
+    return attention, feed_forward
 
 
-def _attention_parameters(layer: LayerPlan, plan: ApproximationPlan, shape: ModelShape) -> int:
-    if layer.attention.skipped:
-        return 0
-    inputs, width = _attention_widths(layer, plan, shape)
-    return 3 * (inputs + 1) * width + (width + 1) * shape.hidden_size
+def block_flops(widths: Widths, sequence: int) -> tuple[int, int]:
+    """Of one layer, for one sample: (ATTN block, FFN block)."""
+    context = widths.context
+    keys = sequence if widths.keys is None else min(sequence, widths.keys)
+    projections = 2 * sequence * (3 * widths.inputs * context + context * widths.hidden)
+    scores_and_values = 2 * 2 * sequence * keys * context
+    return projections + scores_and_values, 2 * sequence * 2 * widths.hidden * widths.neurons
 
 
-def _attention_flops(layer: LayerPlan, plan: ApproximationPlan, shape: ModelShape, sequence: int) -> int:
-    if layer.attention.skipped:
-        return 0
-    inputs, width = _attention_widths(layer, plan, shape)
-    keys = sequence if layer.attention.sign_matching is None else min(sequence, layer.attention.sign_matching.k)
-    return 2 * sequence * (3 * inputs * width + width * shape.hidden_size) + 2 * 2 * sequence * keys * width
-
-
-def _feed_forward_width(layer: LayerPlan, plan: ApproximationPlan, shape: ModelShape) -> int:
-    if layer.feed_forward.skipped:
-        return 0
-    return len(kept_positions(layer.feed_forward.pruned_groups, shape.intermediate_size, plan.group_size))
-
-
-def _feed_forward_parameters(layer: LayerPlan, plan: ApproximationPlan, shape: ModelShape) -> int:
-    width = _feed_forward_width(layer, plan, shape)
-    return (2 * shape.hidden_size + 1) * width + shape.hidden_size if width else 0
-
-
-def _feed_forward_flops(layer: LayerPlan, plan: ApproximationPlan, shape: ModelShape, sequence: int) -> int:
-    return 2 * sequence * 2 * shape.hidden_size * _feed_forward_width(layer, plan, shape)
+def _widths(plan: ApproximationPlan) -> Iterator[Widths]:
+    """Of each layer, after all that the plan does to it."""
+    for layer in plan.layers:
+        widths = Widths.whole(plan.model.shape)
+        for part in layer.parts:
+            widths = technique_of(part).narrow(widths, part, plan.grid)
+        yield widths

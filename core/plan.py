@@ -1,210 +1,226 @@
 """The approximation plan: what happens to which part of a model, as versioned JSON.
 
-The plan is the only thing that the exporter needs from the search. Indices count from 0. A weight group ``g`` of
-size W covers the positions ``g*W .. min((g+1)*W, dimension) - 1``, so the last group of a dimension may be shorter.
+The plan is the only thing that the exporter needs from the search. It is a list of parts, each an action on a target
+(`core/targets.py`); the actions are those of `core/techniques`. A plan never changes; others are derived from it.
 """
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import AxformError
 from ..files import read_json, write_text
 from .families import FAMILIES, ModelShape
+from .plan_v1 import upgraded
+from .problems import first_problem, problem
+from .targets import BlockKind, Grid, Target, TargetKind
+from .techniques import AnyPart, Count, Part, Remove, Selection, SignMatching, by_technique, technique_of
 
 __all__ = [
     "SCHEMA_VERSION",
     "ApproximationPlan",
-    "AttentionPlan",
-    "FeedForwardPlan",
     "Focus",
     "LayerPlan",
     "ModelIdentity",
+    "Remove",
     "Selection",
     "SignMatching",
     "default_group_size",
-    "group_count",
-    "kept_positions",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Focus = Literal["accuracy", "speed", "size"]
-Selection = Literal["majority", "count"]
-
-_LARGEST = 2**31 - 1
-"""No model is larger; a file may hold numbers of any length, but messages and ONNX attributes cannot."""
-_Count = Annotated[int, Field(ge=1, le=_LARGEST)]
-_Indices = Annotated[list[Annotated[int, Field(le=_LARGEST)]], AfterValidator(lambda indices: sorted(set(indices)))]
-"""Sorted, each index once. Whether the model has them is asked in `ApproximationPlan.validate_parts`."""
+_Part = TypeVar("_Part", bound=Part)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SignMatching(_Part):
-    """Sign-matching attention (AxFormer v1, Algorithm 4) in place of an ATTN block's full attention."""
-
-    k: _Count
-    """Keys kept per head."""
-    selection: Selection = "majority"
-
-
-class AttentionPlan(_Part):
-    """What happens to one ATTN block."""
-
-    skipped: bool = False
-    """The block is bypassed; its LayerNorm stays."""
-    pruned_heads: _Indices = []
-    pruned_input_groups: _Indices = []
-    """Weight groups of the input features of W_Q, W_K and W_V."""
-    sign_matching: SignMatching | None = None
-
-
-class FeedForwardPlan(_Part):
-    """What happens to one FFN block."""
-
-    skipped: bool = False
-    pruned_groups: _Indices = []
-    """Weight groups of the intermediate neurons."""
-
-
-class LayerPlan(_Part):
-    attention: AttentionPlan = AttentionPlan()
-    feed_forward: FeedForwardPlan = FeedForwardPlan()
-
-
-class ModelIdentity(_Part):
+class ModelIdentity(_Frozen):
     """The model a plan belongs to."""
 
     family: str
-    num_layers: _Count
-    num_heads: _Count
-    hidden_size: _Count
-    intermediate_size: _Count
-    fingerprint: str
-    """SHA-256 over the names, shapes and values of all weights."""
+    num_layers: Count
+    num_heads: Count
+    hidden_size: Count
+    intermediate_size: Count
+    fingerprint: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)] = ""
+    """SHA-256 over the names, shapes and values of all weights; empty where a plan written by hand leaves it out."""
 
     @property
     def shape(self) -> ModelShape:
         return ModelShape(self.num_layers, self.num_heads, self.hidden_size, self.intermediate_size)
 
+    @model_validator(mode="after")
+    def _check(self) -> ModelIdentity:
+        if self.family not in FAMILIES:
+            raise problem(f"family {self.family!r} is unknown; known: {', '.join(sorted(FAMILIES))}")
+        if self.hidden_size % self.num_heads:
+            raise problem(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}")
+        return self
 
-class ApproximationPlan(_Part):
-    """The whole plan. `load` and `save` read and write ``plan.json``."""
 
-    schema_version: _Count = SCHEMA_VERSION
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one layer; equal where the same happens."""
+
+    parts: tuple[Part, ...]
+    grid: Grid
+
+    def every(self, kind: type[_Part]) -> list[_Part]:
+        """The parts with this action."""
+        return [part for part in self.parts if isinstance(part, kind)]
+
+    def removed(self, kind: TargetKind) -> list[int]:
+        """Indices of the heads or groups of this kind that are removed, ascending."""
+        return [part.target.index or 0 for part in self.every(Remove) if part.target.kind == kind]
+
+    def kept(self, kind: TargetKind) -> list[int]:
+        """The positions that remain of the dimension that heads or groups of this kind divide."""
+        return self.grid.kept(kind, self.removed(kind))
+
+    def skips(self, block: BlockKind) -> bool:
+        """Whether the whole block is removed."""
+        return bool(self.removed(block))
+
+    def describe(self, block: BlockKind) -> str:
+        """What happens to one block, in a few words; empty where nothing does."""
+        parts = [part for part in self.parts if part.target.block == block]
+        return ", ".join(technique.describe(mine, self.grid) for technique, mine in by_technique(parts).items())
+
+
+class ApproximationPlan(_Frozen):
+    """The whole plan. `load` and `save` read and write ``plan.json``.
+
+    Raises:
+        pydantic.ValidationError: a part that the model does not have, or one that contradicts another.
+    """
+
+    schema_version: Count = SCHEMA_VERSION
     model: ModelIdentity
-    group_size: _Count
+    group_size: Count
     focus: Focus | None = None
     task: str | None = None
-    layers: list[LayerPlan]
+    parts: Annotated[
+        tuple[AnyPart, ...],
+        Field(strict=False),  # JSON has lists, no tuples
+        AfterValidator(lambda parts: tuple(sorted(parts, key=lambda part: (part.target.place, part.action)))),
+    ]
+    """In the order of their targets."""
 
     @classmethod
-    def empty(cls, model: ModelIdentity, group_size: int) -> ApproximationPlan:
+    def empty(
+        cls, model: ModelIdentity, group_size: int, focus: Focus | None = None, task: str | None = None
+    ) -> ApproximationPlan:
         """A plan that changes nothing."""
-        return cls(model=model, group_size=group_size, layers=[LayerPlan() for _ in range(model.num_layers)])
+        return cls(model=model, group_size=group_size, focus=focus, task=task, parts=())
 
     @classmethod
     def load(cls, path: Path) -> ApproximationPlan:
         """Read and validate a plan.
 
         Raises:
-            AxformError: unreadable, not a plan, of a newer schema, or naming a part that the model does not have.
+            AxformError: unreadable, not a plan, of a newer schema, naming a part that the model does not have, or with
+                parts that contradict each other.
         """
         return cls.from_json(read_json(path, "restore it, or make it with `axform optimize`"), str(path))
 
     @classmethod
     def from_json(cls, raw: object, source: str) -> ApproximationPlan:
         """Validate parsed JSON; ``source`` names the file in error messages."""
-        if not isinstance(raw, dict) or not isinstance(raw.get("schema_version"), int):
+        if not isinstance(raw, dict) or type(raw.get("schema_version")) is not int:
             raise AxformError(f"{source}: not an axform plan (no schema_version).")
-        if raw["schema_version"] > SCHEMA_VERSION:
-            raise AxformError(
-                f"{source}: schema {raw['schema_version']} is newer than this axform understands ({SCHEMA_VERSION}); "
-                "update axform."
-            )
         try:
-            plan = cls.model_validate(raw)
+            return cls.model_validate(raw)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise AxformError(f"{source}: {where}: {first['msg']} (found {reprlib.repr(first['input'])}).") from None
-        plan.validate_parts(source)
-        return plan
+            raise AxformError(f"{source}: {first_problem(error)}.") from None
 
     def save(self, path: Path) -> None:
         """Write the plan in one step."""
         write_text(path, self.model_dump_json(indent=2) + "\n")
 
-    def validate_parts(self, source: str = "plan") -> None:
-        """Check every index against the model's dimensions, and the parts against each other.
+    @property
+    def grid(self) -> Grid:
+        """The targets that the model has."""
+        return Grid(self.model.shape, self.group_size)
 
-        Raises:
-            AxformError: the first part that does not exist or contradicts another.
-        """
-        model = self.model
-        if model.family not in FAMILIES:
-            raise AxformError(
-                f"{source}: model.family {model.family!r} is unknown; known: {', '.join(sorted(FAMILIES))}."
-            )
-        if len(self.layers) != model.num_layers:
-            raise AxformError(f"{source}: has {len(self.layers)} layers, but the model has {model.num_layers}.")
-        input_groups = group_count(model.hidden_size, self.group_size)
-        groups = group_count(model.intermediate_size, self.group_size)
-        for index, layer in enumerate(self.layers):
-            where, attention, feed_forward = f"{source}: layers[{index}]", layer.attention, layer.feed_forward
-            _check_indices(f"{where}.attention.pruned_heads", attention.pruned_heads, model.num_heads, "head")
-            _check_indices(
-                f"{where}.attention.pruned_input_groups", attention.pruned_input_groups, input_groups, "weight group"
-            )
-            _check_indices(f"{where}.feed_forward.pruned_groups", feed_forward.pruned_groups, groups, "weight group")
-            _check_not_skipped(f"{where}.attention", attention)
-            _check_not_skipped(f"{where}.feed_forward", feed_forward)
-        self._check_selections(source)
-
-    def _check_selections(self, source: str) -> None:
-        """A file holds one function body of the operator, which is written for one selection."""
-        first: dict[Selection, int] = {}
-        for index, layer in enumerate(self.layers):
-            if layer.attention.sign_matching is not None:
-                first.setdefault(layer.attention.sign_matching.selection, index)
-        if len(first) > 1:
-            found = " and ".join(f"{selection} (layers[{index}])" for selection, index in first.items())
-            raise AxformError(f"{source}: sign_matching selects by {found}, but one file can hold only one selection.")
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """The plan layer by layer."""
+        parts: list[list[Part]] = [[] for _ in range(self.model.num_layers)]
+        for part in self.parts:
+            parts[part.target.layer].append(part)
+        return tuple(LayerPlan(tuple(mine), self.grid) for mine in parts)
 
     def changes(self) -> int:
         """How many parts the plan removes or approximates."""
-        return sum(
-            layer.attention.skipped
-            + len(layer.attention.pruned_heads)
-            + len(layer.attention.pruned_input_groups)
-            + (layer.attention.sign_matching is not None)
-            + layer.feed_forward.skipped
-            + len(layer.feed_forward.pruned_groups)
-            for layer in self.layers
-        )
+        return len(self.parts)
 
+    def removes(self, target: Target) -> bool:
+        """Whether the target is removed, or the block that it lies in."""
+        return any(isinstance(part, Remove) and part.target in (target, target.parent) for part in self.parts)
 
-def _check_indices(where: str, indices: Sequence[int], count: int, noun: str) -> None:
-    for index in indices:
-        if not 0 <= index < count:
-            raise AxformError(f"{where} names {noun} {index}, but the model has {count} {noun}s (0-{count - 1}).")
-    if len(indices) == count:
-        raise AxformError(f"{where} names all {count} {noun}s; set `skipped` to remove the whole block instead.")
+    def with_part(self, part: AnyPart) -> ApproximationPlan:
+        """This plan with one more part, in the place of one with the same target and action."""
+        others = [one for one in self.parts if (one.target, one.action) != (part.target, part.action)]
+        return self._derived(parts=(*others, part))
 
+    def without(self, target: Target) -> ApproximationPlan | None:
+        """This plan with the target removed and all that it said of what lies inside dropped.
 
-def _check_not_skipped(where: str, block: AttentionPlan | FeedForwardPlan) -> None:
-    only_skipped = type(block)(skipped=True)
-    inside = [name for name in type(block).model_fields if getattr(block, name) != getattr(only_skipped, name)]
-    if block.skipped and inside:
-        raise AxformError(f"{where} is skipped, so {' and '.join(inside)} cannot be set; keep one or the other.")
+        Returns:
+            None where that would empty the block that the target lies in, which is the block's to decide.
+        """
+        if not target.is_block:
+            removed = {*self.layers[target.layer].removed(target.kind), target.index}
+            if len(removed) == self.grid.count(target.kind):
+                return None
+        outside = [part for part in self.parts if target not in (part.target, part.target.parent)]
+        return self._derived(parts=(*outside, Remove(target=target)))
+
+    def for_model(self, model: ModelIdentity) -> ApproximationPlan:
+        """The same plan for other weights."""
+        return self._derived(model=model)
+
+    def _derived(self, **changes: Any) -> ApproximationPlan:
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_schema(cls, raw: Any) -> Any:
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if type(version) is not int:
+            return raw
+        if version > SCHEMA_VERSION:
+            raise problem(f"schema {version} is newer than this axform understands ({SCHEMA_VERSION}); update axform")
+        return upgraded(raw) if version == 1 else raw
+
+    @model_validator(mode="after")
+    def _check(self) -> ApproximationPlan:
+        for part in self.parts:
+            self._check_exists(part.target)
+            technique_of(part)
+        for one, other in pairwise(self.parts):
+            if (one.target, one.action) == (other.target, other.action):
+                raise problem(f"{one} and {other} say the same or contradict each other; keep one of them")
+        for technique, mine in by_technique(self.parts).items():
+            technique.check(mine, self)
+        return self
+
+    def _check_exists(self, target: Target) -> None:
+        if self.grid.has(target):
+            return
+        if not 0 <= target.layer < self.model.num_layers:
+            raise problem(f"there is no {target}: the model has {self.model.num_layers} layers, counted from 0")
+        first, last = (replace(target, index=index) for index in (0, self.grid.count(target.kind) - 1))
+        raise problem(f"there is no {target}: the model has {first} to {last}")
 
 
 def default_group_size(shape: ModelShape) -> int:
@@ -216,14 +232,3 @@ def default_group_size(shape: ModelShape) -> int:
     if twelfth >= 64:
         return min(256, twelfth // 64 * 64)
     return max(1, twelfth)
-
-
-def group_count(dimension: int, group_size: int) -> int:
-    """Number of weight groups along a dimension."""
-    return -(-dimension // group_size)
-
-
-def kept_positions(pruned: Sequence[int], dimension: int, group_size: int) -> list[int]:
-    """The positions along ``dimension`` that remain when the groups (or heads) in ``pruned`` are removed."""
-    gone = set(pruned)
-    return [position for position in range(dimension) if position // group_size not in gone]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from ..toolchain.run_folder import RunFolder, RunRecord
 from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
-from .rewrites import RewriteReport, prune_heads, shrink_groups, sign_matching, skip_blocks
+from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
 
 __all__ = ["export", "rewrite", "rewritten", "save_onnx"]
@@ -132,12 +133,8 @@ def rewrite(
     Raises:
         AxformError: something that the plan asks for could not be done; all refusals are named.
     """
-    reports = [
-        skip_blocks(graph, plan, family),
-        sign_matching(graph, plan, family),
-        prune_heads(graph, plan, family, heads),
-        shrink_groups(graph, plan, family),
-    ]
+    rewrites = REWRITES | {"prune_heads": partial(prune_heads, mode=heads)}
+    reports = [run(graph, plan, family) for run in rewrites.values()]
     refusals = [
         f"{r.rewrite}, {change.place} ({change.what}): {change.refused}" for r in reports for change in r.refused
     ]

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import torch
 from axform.core.batches import EncodedSplit
-from axform.core.plan import ApproximationPlan, SignMatching
 from axform.exporters.baseline import export_baseline, named_outputs
 from axform.exporters.export import rewrite, save_onnx
 from axform.exporters.scoped_graph import ScopedGraph
@@ -17,15 +16,13 @@ from axform.runtime.bundle import Bundle, GraphSize, Manifest, OpLibrary, write_
 from axform.runtime.check_data import CheckData, ReferenceBatch
 from axform.seals import record_files
 from axform.toolchain.apply import apply_plan
-from support import tiny_model
+from support import plan_of, tiny_model
 
 
 def make_bundle(folder: Path) -> Path:
     """Make a bundle of a tiny BERT with sign matching in the empty ``folder``: 24 samples, some predictions changed."""
     loaded = tiny_model("bert", layers=1)
-    plan = ApproximationPlan.empty(loaded.identity(), 8)
-    plan.focus = "speed"
-    plan.layers[0].attention.sign_matching = SignMatching(k=2)
+    plan = plan_of(loaded.identity(), 8, "layer.0.attn 2 majority", focus="speed")
     baseline = export_baseline(loaded)
     copy = onnx.ModelProto()
     copy.CopyFrom(baseline)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from axform import cli
 from axform.core.families import family_of, shape_of
-from axform.core.plan import ApproximationPlan, SignMatching, group_count
+from axform.core.plan import ApproximationPlan, ModelIdentity, Remove, Selection, SignMatching
+from axform.core.targets import Grid, Target, TargetKind
 from axform.toolchain.models import LoadedModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -137,27 +138,41 @@ def save_sentiment(folder: Path, train: int = 400, validation: int = 80) -> Path
     return folder
 
 
-def random_plan(loaded: LoadedModel, generator: random.Random, group_size: int = 8) -> ApproximationPlan:
+def plan_of(model: ModelIdentity, group_size: int, *lines: str, **settings: Any) -> ApproximationPlan:
+    """A plan whose lines are addresses to remove, or ``layer.0.attn k selection`` for sign matching."""
+    parts: list[Any] = []
+    for line in lines:
+        address, *rest = line.split()
+        parts.append(
+            SignMatching(target=address, k=int(rest[0]), selection=rest[1]) if rest else Remove(target=address)
+        )
+    return ApproximationPlan(model=model, group_size=group_size, parts=tuple(parts), **settings)
+
+
+def random_plan(
+    loaded: LoadedModel, generator: random.Random, selections: tuple[Selection, ...] = ("majority", "count")
+) -> ApproximationPlan:
     """Random skips, heads, groups and sign matching in every layer."""
-    plan = ApproximationPlan.empty(loaded.identity(), group_size)
-    shape = loaded.shape
-    selection = generator.choice(["majority", "count"])
+    grid = Grid(loaded.shape, 8)
+    selection = generator.choice(selections)
+    lines: list[str] = []
 
-    def some(count: int) -> list[int]:
-        return sorted(generator.sample(range(count), generator.randrange(count))) if generator.random() < 0.6 else []
+    def some(layer: int, kind: TargetKind) -> None:
+        count = grid.count(kind)
+        chosen = generator.sample(range(count), generator.randrange(count)) if generator.random() < 0.6 else []
+        lines.extend(str(Target(layer, kind, index)) for index in chosen)
 
-    for layer in plan.layers:
-        layer.attention.skipped = generator.random() < 0.25
-        layer.feed_forward.skipped = generator.random() < 0.25
-        if not layer.attention.skipped:
-            layer.attention.pruned_heads = some(shape.num_heads)
-            layer.attention.pruned_input_groups = some(group_count(shape.hidden_size, group_size))
+    for layer in range(loaded.shape.num_layers):
+        skipped = [block for block in ("attn", "ffn") if generator.random() < 0.25]
+        lines.extend(f"layer.{layer}.{block}" for block in skipped)
+        if "attn" not in skipped:
+            some(layer, "attn.head")
+            some(layer, "attn.in.group")
             if generator.random() < 0.5:
-                layer.attention.sign_matching = SignMatching(k=generator.randint(1, 12), selection=selection)
-        if not layer.feed_forward.skipped:
-            layer.feed_forward.pruned_groups = some(group_count(shape.intermediate_size, group_size))
-    plan.validate_parts()
-    return plan
+                lines.append(f"layer.{layer}.attn {generator.randint(1, 12)} {selection}")
+        if "ffn" not in skipped:
+            some(layer, "ffn.group")
+    return plan_of(loaded.identity(), grid.group_size, *lines)
 
 
 def random_batch(

@@ -11,7 +11,7 @@ from axform.core.tasks import TASKS, with_columns
 from axform.toolchain.apply import apply_plan, layers_of
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
-from support import FAMILIES, random_batch, random_plan, sentiment_rows, tiny_model
+from support import FAMILIES, plan_of, random_batch, random_plan, sentiment_rows, tiny_model
 
 
 def logits(loaded, batch):
@@ -22,12 +22,9 @@ def logits(loaded, batch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masks_equal_zeroed_weights(family):
     loaded, by_hand = tiny_model(family), tiny_model(family)
-    plan = ApproximationPlan.empty(loaded.identity(), 8)
-    plan.layers[0].attention.pruned_heads = [1, 3]
-    plan.layers[0].attention.pruned_input_groups = [2]
-    plan.layers[0].feed_forward.pruned_groups = [0, 5]
-    plan.layers[1].attention.skipped = True
-    plan.layers[1].feed_forward.skipped = True
+    first_layer = ("attn.head.1", "attn.head.3", "attn.in.group.2", "ffn.group.0", "ffn.group.5")
+    removed = [*(f"layer.0.{part}" for part in first_layer), "layer.1.attn", "layer.1.ffn"]
+    plan = plan_of(loaded.identity(), 8, *removed)
     described = by_hand.family
     first, second = layers_of(by_hand.model, described)
     with torch.no_grad():
@@ -62,9 +59,10 @@ def test_reused_activations_give_the_same_numbers(family, kept_layers):
     assert len(reusing._kept_layers) == kept_layers
     current = empty
     for _ in range(12):
-        plan = current.model_copy(deep=True)
-        layer = generator.randrange(4)
-        plan.layers[layer] = random_plan(loaded, generator).layers[layer]
+        layer, other = generator.randrange(4), random_plan(loaded, generator, ("count",))
+        elsewhere = (part for part in current.parts if part.target.layer != layer)
+        parts = (*elsewhere, *other.layers[layer].parts)
+        plan = ApproximationPlan(model=current.model, group_size=current.group_size, parts=parts)
         without = Evaluator(fresh, task, split, plan, batch_size=8, cache_bytes=0)
         assert reusing.measure(plan) == without.measure()
         without.close()

@@ -170,7 +170,10 @@ def run_copy(finished, tmp_path):
     ("damage", "message"),
     [
         (lambda plan: "{ not json", "plan.json: damaged (not readable as JSON"),
-        (lambda plan: json.dumps(plan | {"layers": plan["layers"][:1]}), "has 1 layers, but the model has 2"),
+        (
+            lambda plan: json.dumps(plan | {"parts": [{"target": "layer.2.ffn", "action": "remove"}]}),
+            "there is no layer.2.ffn: the model has 2 layers, counted from 0",
+        ),
         (
             lambda plan: json.dumps(plan | {"model": plan["model"] | {"fingerprint": "0" * 64}}),
             "is of another run: the plan's model is",

@@ -167,13 +167,13 @@ def test_a_log_hears_regularly_how_far_it_is():
 
     progress = console.LogProgress(write, between=0.01)
     progress.stage("searching")
-    progress.step(3, 9, "FFN 1: prune")
+    progress.step(3, 9, "layer.1.ffn: prune")
     assert heard.wait(10), "nothing was said during a long step"
     progress.step(9, 9)
     progress.stage("writing")
     progress.finish()
     assert lines[0] == "searching: begins (0:00)"
-    assert "searching: 3/9, FFN 1: prune (0:00)" in lines
+    assert "searching: 3/9, layer.1.ffn: prune (0:00)" in lines
     ended = lines.index("searching: done, 9/9 (0:00)")
     assert lines[ended + 1] == "writing: begins (0:00)" and lines[-1] == "writing: done (0:00)"
 
@@ -252,7 +252,6 @@ def test_quickstart_shows_the_bundle_that_is_there_unless_it_is_of_another_run(f
     monkeypatch.setattr(quickstart, "export", lambda *_, **options: (made.append(options), ("new", []))[1])
     monkeypatch.setattr(quickstart, "show_export", lambda *_: None)
     assert quickstart._bundle(finished[0], plan, finished[1]).path == finished[1] and not made
-    other = plan.model_copy(deep=True)
-    other.model.fingerprint = "0" * 64
+    other = plan.for_model(plan.model.model_copy(update={"fingerprint": "0" * 64}))
     assert quickstart._bundle(finished[0], other, finished[1]) == "new"
     assert made[0]["overwrite"] is True

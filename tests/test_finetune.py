@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from axform.core.plan import ApproximationPlan
 from axform.core.tasks import TASKS, with_columns
 from axform.errors import AxformError
 from axform.toolchain.apply import apply_plan
@@ -16,7 +15,7 @@ from axform.toolchain.evaluation import Evaluator, predict, task_loss
 from axform.toolchain.finetune import fine_tune
 from axform.toolchain.models import fingerprint
 from axform.toolchain.options import FineTuneOptions
-from support import FAMILIES, sentiment_rows, tiny_model
+from support import FAMILIES, plan_of, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
 OPTIONS = FineTuneOptions(epochs=3, learning_rate=1e-3, batch_size=8)
@@ -32,8 +31,7 @@ def splits(loaded):
 def test_a_teacher_wins_back_what_a_skipped_block_cost(family, tmp_path):
     teacher, student = tiny_model(family), tiny_model(family)
     train, selection = splits(teacher)
-    plan = ApproximationPlan.empty(student.identity(), 8)
-    plan.layers[1].feed_forward.skipped = True
+    plan = plan_of(student.identity(), 8, "layer.1.ffn")
     options = FineTuneOptions(epochs=4, learning_rate=3e-3, batch_size=8, teacher_weight=1.0)
     with torch.inference_mode():
         batch = {name: torch.from_numpy(value) for name, value in selection.batch(range(32)).items()}
@@ -156,8 +154,7 @@ def test_bf16_stays_off_the_model(tmp_path, monkeypatch):
 def test_the_plan_stays_applied_during_training(tmp_path):
     loaded = tiny_model("electra")
     train, selection = splits(loaded)
-    plan = ApproximationPlan.empty(loaded.identity(), 8)
-    plan.layers[0].attention.pruned_heads = [0]
+    plan = plan_of(loaded.identity(), 8, "layer.0.attn.head.0")
     projection = loaded.model.get_submodule(loaded.family.scope(0, loaded.family.attention_output))
     before = projection.weight.detach().clone()
     with apply_plan(loaded.model, plan):

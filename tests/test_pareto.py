@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 from axform.core.costs import encoder_flops, encoder_parameters
-from axform.core.plan import ApproximationPlan, SignMatching
+from axform.core.plan import ApproximationPlan
 from axform.exporters.export import export
 from axform.exporters.rewrites import prune_heads, shrink_groups, skip_blocks
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.runtime.bundle import Bundle
 from axform.runtime.parity import check_bundle
 from axform.toolchain.run_folder import RunFolder
-from support import random_plan, run_command, tiny_model
+from support import plan_of, random_plan, run_command, tiny_model
 
 
 def test_every_round_is_shown_drawn_and_can_be_exported(capsys, finished, tmp_path):
@@ -76,9 +76,7 @@ def test_flops_by_hand():
     plan = ApproximationPlan.empty(loaded.identity(), 8)
     attention, feed_forward = 2 * 10 * 4 * 32 * 32 + 2 * 2 * 10 * 10 * 32, 2 * 10 * 2 * 32 * 64
     assert encoder_flops(plan, 10) == 2 * (attention + feed_forward)
-    plan.layers[0].feed_forward.skipped = True
-    plan.layers[1].attention.pruned_heads = [0, 2]
-    plan.layers[1].attention.pruned_input_groups = [0]
-    plan.layers[1].attention.sign_matching = SignMatching(k=4)
+    removed = ("layer.0.ffn", "layer.1.attn.head.0", "layer.1.attn.head.2", "layer.1.attn.in.group.0")
+    plan = plan_of(loaded.identity(), 8, *removed, "layer.1.attn 4 majority")
     halved = 2 * 10 * (3 * 24 * 16 + 16 * 32) + 2 * 2 * 10 * 4 * 16
     assert encoder_flops(plan, 10) == attention + halved + feed_forward

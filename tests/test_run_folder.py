@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from axform.core.progress import Progress
+from axform.core.targets import Target
 from axform.errors import AxformError
 from axform.exporters.export import export
 from axform.exporters.finished_run import FinishedRun
@@ -18,7 +19,6 @@ from axform.runtime.bundle import Bundle
 from axform.seals import seal
 from axform.toolchain import context, rounds
 from axform.toolchain.data import encode
-from axform.toolchain.elements import Element, with_element
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.journal import TrialRecord
 from axform.toolchain.models import load_fine_tuned
@@ -202,9 +202,7 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
     def removes_one_group(evaluator, *_):
         number = evaluator.plan.changes()
         measured = evaluator.measure()
-        return SearchResult(
-            with_element(evaluator.plan, Element("FFN", 0, "group", number)), measured, measured, 1, 0.0
-        )
+        return SearchResult(evaluator.plan.without(Target(0, "ffn.group", number)), measured, measured, 1, 0.0)
 
     fine_tune = context.fine_tune
     monkeypatch.setattr(context, "fine_tune", trains)
@@ -279,7 +277,7 @@ def test_an_overwritten_run_stays_until_the_new_one_is_finished(small, copy, tmp
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
 def test_a_trial_without_a_finite_loss_is_written_so_that_it_reads_back(loss):
     record = TrialRecord(
-        trial=0, element="FFN 0", change="prune", loss=loss, metric=0.5, verdict=Verdict.RETAIN, seconds=1.0
+        trial=0, element="layer.0.ffn", change="prune", loss=loss, metric=0.5, verdict=Verdict.RETAIN, seconds=1.0
     )
     line = record.model_dump_json()
     json.loads(line, parse_constant=pytest.fail)

@@ -13,6 +13,7 @@ from axform.toolchain.search import SearchOptions, search
 from axform.toolchain.significance import Significance, Thresholds, Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import plan_of
 
 IDENTITY = ModelIdentity(
     family="bert", num_layers=2, num_heads=2, hidden_size=16, intermediate_size=32, fingerprint="0"
@@ -39,16 +40,8 @@ class KnownLosses:
 
 
 def parts(plan):
-    for index, layer in enumerate(plan.layers):
-        if layer.attention.skipped:
-            yield f"ATTN {index}"
-        if layer.feed_forward.skipped:
-            yield f"FFN {index}"
-        yield from (f"ATTN {index} head {i}" for i in layer.attention.pruned_heads)
-        yield from (f"ATTN {index} group {i}" for i in layer.attention.pruned_input_groups)
-        yield from (f"FFN {index} group {i}" for i in layer.feed_forward.pruned_groups)
-        if layer.attention.sign_matching:
-            yield f"ATTN {index} sign matching"
+    for part in plan.parts:
+        yield f"{part.target}" + (" sign matching" if part.action == "attention" else "")
 
 
 def run(tmp_path, factors, focus="speed", metric=None, name="trials.jsonl", **options):
@@ -59,50 +52,61 @@ def run(tmp_path, factors, focus="speed", metric=None, name="trials.jsonl", **op
 
 def test_prune_retain_and_children_of_approximable_blocks(tmp_path):
     factors = {
-        "FFN 1": 1.0,  # pruned
-        "FFN 0": 1.01,  # approximable: its groups are tried
-        "FFN 0 group 2": 1.001,
-        "ATTN 1": 1.3,  # retained: its heads are not tried
-        "ATTN 1 head 0": 1.0,
-        "ATTN 0": 1.015,
-        "ATTN 0 head 1": 1.001,
-        "ATTN 0 group 0": 1.0,
+        "layer.1.ffn": 1.0,  # pruned
+        "layer.0.ffn": 1.01,  # approximable: its groups are tried
+        "layer.0.ffn.group.2": 1.001,
+        "layer.1.attn": 1.3,  # retained: its heads are not tried
+        "layer.1.attn.head.0": 1.0,
+        "layer.0.attn": 1.015,
+        "layer.0.attn.head.1": 1.001,
+        "layer.0.attn.in.group.0": 1.0,
     }
     result, removed, _ = run(tmp_path, factors)
     assert set(removed) == {
-        "FFN 1",
-        "FFN 0 group 2",
-        "ATTN 0 head 1",
-        "ATTN 0 group 0",
+        "layer.1.ffn",
+        "layer.0.ffn.group.2",
+        "layer.0.attn.head.1",
+        "layer.0.attn.in.group.0",
     }
     assert result.final.loss == pytest.approx(1.0 * 1.001 * 1.001)
 
 
 def test_accuracy_focus_only_takes_what_lowers_the_best_loss(tmp_path):
-    _, removed, _ = run(tmp_path, {"FFN 1": 0.9, "FFN 0": 1.0, "ATTN 1": 0.99, "ATTN 0": 1.001}, focus="accuracy")
-    assert set(removed) == {"FFN 1", "ATTN 1"}
+    _, removed, _ = run(
+        tmp_path,
+        {"layer.1.ffn": 0.9, "layer.0.ffn": 1.0, "layer.1.attn": 0.99, "layer.0.attn": 1.001},
+        focus="accuracy",
+    )
+    assert set(removed) == {"layer.1.ffn", "layer.1.attn"}
 
 
 def test_the_metric_guard_stands_beside_the_loss(tmp_path):
-    _, removed, _ = run(tmp_path, {"FFN 1": 0.9, "ATTN 1": 0.9}, metric={"FFN 1": 0.01, "ATTN 1": 0.004})
-    assert removed == ["ATTN 1"]
+    _, removed, _ = run(
+        tmp_path, {"layer.1.ffn": 0.9, "layer.1.attn": 0.9}, metric={"layer.1.ffn": 0.01, "layer.1.attn": 0.004}
+    )
+    assert removed == ["layer.1.attn"]
 
 
 def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
-    factors = {"FFN 1": 1.01} | {f"FFN 1 group {i}": f for i, f in enumerate((1.0, 1.4, 1.0, 1.0))}
+    factors = {"layer.1.ffn": 1.01} | {f"layer.1.ffn.group.{i}": f for i, f in enumerate((1.0, 1.4, 1.0, 1.0))}
     _, removed, _ = run(tmp_path, factors, ffn_groups="contiguous")
-    assert removed == ["FFN 1 group 0", "FFN 1 group 2", "FFN 1 group 3"]
-    factors["FFN 1 group 3"] = 1.4
+    assert removed == ["layer.1.ffn.group.0", "layer.1.ffn.group.2", "layer.1.ffn.group.3"]
+    factors["layer.1.ffn.group.3"] = 1.4
     _, removed, _ = run(tmp_path, factors, ffn_groups="contiguous", name="b.jsonl")
-    assert removed == ["FFN 1 group 0"]
+    assert removed == ["layer.1.ffn.group.0"]
     _, removed, _ = run(tmp_path, factors, ffn_groups="any", name="c.jsonl")
-    assert removed == ["FFN 1 group 0", "FFN 1 group 2"]
+    assert removed == ["layer.1.ffn.group.0", "layer.1.ffn.group.2"]
 
 
 def test_sign_matching_needs_a_trial_of_its_own(tmp_path):
-    factors = {"ATTN 1": 1.01, "ATTN 0": 1.01, "ATTN 1 sign matching": 1.001, "ATTN 0 sign matching": 1.05}
+    factors = {
+        "layer.1.attn": 1.01,
+        "layer.0.attn": 1.01,
+        "layer.1.attn sign matching": 1.001,
+        "layer.0.attn sign matching": 1.05,
+    }
     _, removed, _ = run(tmp_path, factors, sign_matching_k=16)
-    assert removed == ["ATTN 1 sign matching"]
+    assert removed == ["layer.1.attn sign matching"]
     _, removed, _ = run(tmp_path, factors, focus="size", sign_matching_k=16, name="size.jsonl")
     assert removed == []
 
@@ -110,16 +114,18 @@ def test_sign_matching_needs_a_trial_of_its_own(tmp_path):
 def test_a_later_round_starts_from_the_plan_of_an_earlier_one(tmp_path):
     """What is gone is not tried again, losses compare with the start, and the metric with the unpruned model."""
     evaluator = KnownLosses(
-        {"FFN 1": 1.2, "FFN 0 group 1": 1.0, "FFN 0": 1.01, "FFN 0 group 2": 1.001}, {"FFN 0 group 2": 0.01}
+        {"layer.1.ffn": 1.2, "layer.0.ffn.group.1": 1.0, "layer.0.ffn": 1.01, "layer.0.ffn.group.2": 1.001},
+        {"layer.0.ffn.group.2": 0.01},
     )
-    evaluator.plan.layers[1].feed_forward.skipped = True
-    evaluator.plan.layers[0].feed_forward.pruned_groups = [1]
-    before = evaluator.plan.model_copy(deep=True)
+    before = evaluator.plan = plan_of(IDENTITY, 8, "layer.1.ffn", "layer.0.ffn.group.1")
     journal = Journal(tmp_path / "trials.jsonl", {})
     result = search(evaluator, SearchOptions(focus="speed", reference_metric=0.9), journal)
     tried = [json.loads(line)["element"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()[2:]]
     assert result.baseline.loss == pytest.approx(1.2)
-    assert not {"FFN 1", "FFN 1 group 0", "FFN 0 group 1"} & set(tried) and "FFN 0 group 2" in tried
+    assert (
+        not {"layer.1.ffn", "layer.1.ffn.group.0", "layer.0.ffn.group.1"} & set(tried)
+        and "layer.0.ffn.group.2" in tried
+    )
     assert result.plan == before, "the metric fell by more than 0.5 % of the unpruned model's"
 
 
@@ -127,8 +133,14 @@ def test_a_later_round_starts_from_the_plan_of_an_earlier_one(tmp_path):
 @given(data=st.data())
 def test_a_search_cut_anywhere_resumes_to_the_same_plan(tmp_path_factory, data):
     tmp_path = tmp_path_factory.mktemp("cut")
-    factors = {"FFN 1": 1.01, "FFN 0": 0.99, "ATTN 1": 1.012, "ATTN 0": 1.004, "ATTN 1 sign matching": 1.002}
-    factors |= {f"FFN 1 group {i}": data.draw(st.sampled_from([1.0, 1.003, 1.4])) for i in range(4)}
+    factors = {
+        "layer.1.ffn": 1.01,
+        "layer.0.ffn": 0.99,
+        "layer.1.attn": 1.012,
+        "layer.0.attn": 1.004,
+        "layer.1.attn sign matching": 1.002,
+    }
+    factors |= {f"layer.1.ffn.group.{i}": data.draw(st.sampled_from([1.0, 1.003, 1.4])) for i in range(4)}
     options = {"sign_matching_k": 4, "ffn_groups": data.draw(st.sampled_from(["any", "contiguous"]))}
     whole, _, evaluator = run(tmp_path, factors, **options)
     journal = tmp_path / "trials.jsonl"

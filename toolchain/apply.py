@@ -8,7 +8,8 @@ the inputs of W_Q, W_K and W_V.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +19,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..core.families import Family, family_of, shape_of
-from ..core.plan import ApproximationPlan, LayerPlan, SignMatching, kept_positions
+from ..core.plan import ApproximationPlan, Remove, SignMatching
+from ..core.targets import Grid
+from ..core.techniques import by_technique
 from .attention import sign_matching_attention
 
-__all__ = ["AppliedPlan", "apply_plan", "layers_of"]
+__all__ = ["APPLICATIONS", "AppliedPlan", "apply_plan", "layers_of"]
+
+_Undo = Callable[[], None]
 
 _ATTENTION = "axform"
 """Name under which the attention below is registered with transformers."""
@@ -53,7 +58,7 @@ class AppliedPlan:
         self._model = model
         self._family = family
         self._layers = layers_of(model, family)
-        self._undo: dict[int, list[Callable[[], None]]] = {}
+        self._undo: dict[int, list[_Undo]] = {}
         self._attention_before: str = model.config._attn_implementation
 
     def __enter__(self) -> AppliedPlan:
@@ -72,58 +77,89 @@ class AppliedPlan:
         """Replace whatever is applied to one layer by what the plan says of it."""
         self._clear(index)
         undo = self._undo[index] = []
-        layer, part = self._layers[index], plan.layers[index]
-        undo.extend(self._apply_attention(layer, part, plan))
-        undo.extend(self._apply_feed_forward(layer, part, plan))
+        site = _Site(self._model, self._family, self._layers[index], plan.grid)
+        for technique, parts in by_technique(plan.layers[index].parts).items():
+            undo.extend(APPLICATIONS[technique.name](site, parts))
 
     def _clear(self, index: int) -> None:
         for undo in self._undo.pop(index, []):
             undo()
 
-    def _apply_attention(self, layer: nn.Module, part: LayerPlan, plan: ApproximationPlan) -> list[Callable[[], None]]:
-        family, attention = self._family, part.attention
-        core, projection = layer.get_submodule(family.attention_core), layer.get_submodule(family.attention_output)
-        if attention.skipped:
-            return [
-                _replace_forward(core, lambda hidden, *_, **__: (torch.zeros_like(hidden), None)),
-                _replace_forward(projection, torch.zeros_like),
-            ]
-        undo = []
-        shape = plan.model.shape
-        if attention.pruned_heads:
-            kept = kept_positions(attention.pruned_heads, shape.hidden_size, shape.head_size)
-            undo.append(_mask_input(projection, kept, shape.hidden_size))
-        if attention.pruned_input_groups:
-            kept = kept_positions(attention.pruned_input_groups, shape.hidden_size, plan.group_size)
-            for path in (family.query, family.key, family.value):
-                undo.append(_mask_input(layer.get_submodule(path), kept, shape.hidden_size))
-        if attention.sign_matching is not None:
-            self._model.config._attn_implementation = _ATTENTION
-            undo.append(_set_attribute(core, "axform_sign_matching", attention.sign_matching))
-        return undo
 
-    def _apply_feed_forward(
-        self, layer: nn.Module, part: LayerPlan, plan: ApproximationPlan
-    ) -> list[Callable[[], None]]:
-        entry, down = layer.get_submodule(self._family.feed_forward_entry), layer.get_submodule(self._family.down)
-        if part.feed_forward.skipped:
-            return [_replace_forward(entry, torch.zeros_like), _replace_forward(down, torch.zeros_like)]
-        if part.feed_forward.pruned_groups:
-            size = plan.model.intermediate_size
-            return [_mask_input(down, kept_positions(part.feed_forward.pruned_groups, size, plan.group_size), size)]
-        return []
+@dataclass(frozen=True)
+class _Site:
+    """A layer of a live model."""
+
+    model: nn.Module
+    family: Family
+    layer: nn.Module
+    grid: Grid
+
+    def module(self, path: str) -> nn.Module:
+        return self.layer.get_submodule(path)
+
+    def mask_input(self, paths: Sequence[str], removed: Sequence[Remove]) -> list[_Undo]:
+        """Zeros at the inputs of some linears, where heads or groups of one kind are removed."""
+        kind = removed[0].target.kind
+        kept = self.grid.kept(kind, [part.target.index or 0 for part in removed])
+        return [_mask_input(self.module(path), kept, self.grid.dimension(kind)) for path in paths]
 
 
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
+def _skip_blocks(site: _Site, blocks: Sequence[Remove]) -> list[_Undo]:
+    family, undo = site.family, []
+    for block in blocks:
+        if block.target.kind == "attn":
+            undo.append(
+                _replace_forward(
+                    site.module(family.attention_core), lambda hidden, *_, **__: (torch.zeros_like(hidden), None)
+                )
+            )
+            undo.append(_replace_forward(site.module(family.attention_output), torch.zeros_like))
+        else:
+            undo.append(_replace_forward(site.module(family.feed_forward_entry), torch.zeros_like))
+            undo.append(_replace_forward(site.module(family.down), torch.zeros_like))
+    return undo
+
+
+def _prune_heads(site: _Site, heads: Sequence[Remove]) -> list[_Undo]:
+    return site.mask_input([site.family.attention_output], heads)
+
+
+def _shrink_groups(site: _Site, groups: Sequence[Remove]) -> list[_Undo]:
+    family, undo = site.family, []
+    inputs = [group for group in groups if group.target.kind == "attn.in.group"]
+    neurons = [group for group in groups if group.target.kind == "ffn.group"]
+    if inputs:
+        undo += site.mask_input([family.query, family.key, family.value], inputs)
+    if neurons:
+        undo += site.mask_input([family.down], neurons)
+    return undo
+
+
+def _match_signs(site: _Site, parts: Sequence[SignMatching]) -> list[_Undo]:
+    site.model.config._attn_implementation = _ATTENTION
+    return [_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", parts[0])]
+
+
+APPLICATIONS: dict[str, Callable[[_Site, Any], list[_Undo]]] = {
+    "skip_blocks": _skip_blocks,
+    "prune_heads": _prune_heads,
+    "shrink_groups": _shrink_groups,
+    "sign_matching": _match_signs,
+}
+"""How a layer does each of `core.techniques`, given its parts: what takes it back."""
+
+
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> _Undo:
     return _set_attribute(module, "forward", forward)
 
 
-def _set_attribute(module: nn.Module, name: str, value: object) -> Callable[[], None]:
+def _set_attribute(module: nn.Module, name: str, value: object) -> _Undo:
     object.__setattr__(module, name, value)
     return lambda: object.__delattr__(module, name)
 
 
-def _mask_input(module: nn.Module, kept: list[int], size: int) -> Callable[[], None]:
+def _mask_input(module: nn.Module, kept: list[int], size: int) -> _Undo:
     weight = next(module.parameters())
     mask = torch.zeros(size, device=weight.device, dtype=weight.dtype)
     mask[kept] = 1

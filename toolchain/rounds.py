@@ -59,8 +59,7 @@ class Rounds:
         self._parameters = sum(parameter.numel() for parameter in baseline.model.parameters())
         self._sequence = int(np.median(context.splits.selection.lengths))
         group_size = self._options.group_size or default_group_size(baseline.shape)
-        self._nothing = ApproximationPlan.empty(baseline.identity(), group_size)
-        self._nothing.focus, self._nothing.task = self._options.focus, context.task.name
+        self._nothing = ApproximationPlan.empty(baseline.identity(), group_size, self._options.focus, context.task.name)
         self._answers = context.logits(baseline, self._nothing, context.splits.acceptance)
 
     def run(self) -> tuple[int, int]:
@@ -101,7 +100,7 @@ class Rounds:
         start = _Start(start_number, before.read_plan(), before.read_record(), slack)
         if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
             found = self._search(start, number)
-            if found.plan.layers == start.plan.layers:
+            if found.plan == start.plan:
                 return None
             self._make(number, start, found)
         return done.read_record()
@@ -117,8 +116,7 @@ class Rounds:
             folder = Round(staging, staging / "model")
             save_model(student, folder.model)
             saved = context.reload(folder.model)
-            plan = found.plan.model_copy(deep=True)
-            plan.model = saved.identity()
+            plan = found.plan.for_model(saved.identity())
             plan.save(folder.plan_path)
             answers = context.logits(saved, plan, context.splits.acceptance)
             measured = context.measure(saved, plan)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
+from ..core.targets import BlockKind, Target
 from ..core.tasks import Task
-from .elements import BlockKind, Element, LayerOrder, block_costs, build_queue, is_removed, with_element
+from .elements import LayerOrder, block_costs, build_queue
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
 from .options import DEFAULTS, GroupShape
@@ -45,7 +46,7 @@ class SearchOptions:
 class SearchProgress:
     """State of a search after a trial."""
 
-    element: Element
+    element: Target
     record: TrialRecord
     done: int
     """Elements of the queue that are settled, tried or dropped."""
@@ -99,19 +100,19 @@ class _Search:
         shape = self._plan.model.shape
         costs = block_costs(shape, options.focus, options.sequence)
         queue = build_queue(shape, self._plan.group_size, costs, options.layer_order)
-        self._queue = [element for element in queue if not is_removed(self._plan, element)]
+        self._queue = [element for element in queue if not self._plan.removes(element)]
         self._total = len(self._queue)
-        self._approximable: list[Element] = []
+        self._approximable: list[Target] = []
 
     def run(self) -> SearchResult:
-        baseline = self._measure(Element("ATTN", 0), "baseline", self._plan)
+        baseline = self._measure(Target(0, "attn"), "baseline", self._plan)
         self._significance = Significance(
             self._options.focus, self._options.thresholds, baseline.measurement, self._options.reference_metric
         )
         self._current = baseline.measurement
         while self._queue:
             element = self._queue.pop(0)
-            candidate = with_element(self._plan, element)
+            candidate = self._plan.without(element)
             if candidate is None:
                 continue  # the last group or head of a block: the block itself was tried and is needed
             self._settle(element, candidate)
@@ -119,36 +120,35 @@ class _Search:
             self._try_sign_matching(element)
         return SearchResult(self._plan, baseline.measurement, self._current, self._trials, self._seconds)
 
-    def _settle(self, element: Element, candidate: ApproximationPlan) -> None:
+    def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
         record = self._measure(element, "prune", candidate)
         if record.verdict is Verdict.PRUNE:
             self._accept(candidate, record.measurement)
-            if element.part == "block":
+            if element.is_block:
                 self._drop_inside(element)
-        elif record.verdict is Verdict.APPROXIMATE and element.part == "block":
-            if element.block == "ATTN":
+        elif record.verdict is Verdict.APPROXIMATE and element.is_block:
+            if element.block == "attn":
                 self._approximable.append(element)
-        elif element.part == "block":
+        elif element.is_block:
             self._drop_inside(element)
         if record.verdict is not Verdict.PRUNE and self._shrinks_greedily(element):
             self._turn_around(element)
         self._report(element, record)
 
-    def _try_sign_matching(self, block: Element) -> None:
+    def _try_sign_matching(self, block: Target) -> None:
         """An approximable ATTN block as a whole, after its children were tried; it must itself stay approximable."""
         options = self._options
         if options.focus != "speed" or options.sign_matching_k is None:
             return
-        candidate = self._plan.model_copy(deep=True)
-        candidate.layers[block.layer].attention.sign_matching = SignMatching(
-            k=options.sign_matching_k, selection=options.selection
+        candidate = self._plan.with_part(
+            SignMatching(target=block, k=options.sign_matching_k, selection=options.selection)
         )
         record = self._measure(block, "sign matching", candidate)
         if record.verdict is not Verdict.RETAIN and self._significance.keeps_metric(record.measurement):
             self._accept(candidate, record.measurement)
         self._report(block, record)
 
-    def _measure(self, element: Element, change: str, candidate: ApproximationPlan) -> TrialRecord:
+    def _measure(self, element: Target, change: str, candidate: ApproximationPlan) -> TrialRecord:
         record = self._journal.next_recorded(str(element), change)
         self._replayed = record is not None
         if record is None:
@@ -175,25 +175,26 @@ class _Search:
         self._significance.accept(measured)
         self._evaluator.accept(plan)
 
-    def _drop_inside(self, block: Element) -> None:
+    def _drop_inside(self, block: Target) -> None:
         self._queue = [element for element in self._queue if element.parent != block]
 
-    def _shrinks_greedily(self, element: Element) -> bool:
-        if element.part != "group" or self._options.focus != "speed":
+    def _shrinks_greedily(self, element: Target) -> bool:
+        if element.kind not in ("attn.in.group", "ffn.group") or self._options.focus != "speed":
             return False
         return self._group_shape(element.block) == "contiguous"
 
     def _group_shape(self, block: BlockKind) -> GroupShape:
-        return self._options.attention_groups if block == "ATTN" else self._options.ffn_groups
+        return self._options.attention_groups if block == "attn" else self._options.ffn_groups
 
-    def _turn_around(self, refused: Element) -> None:
+    def _turn_around(self, refused: Target) -> None:
         """Greedy shrinking: the first refusal on the way up sends the block's other groups downward from the top."""
-        siblings = [element for element in self._queue if element.parent == refused.parent and element.part == "group"]
+        where = (refused.layer, refused.kind)
+        siblings = [element for element in self._queue if (element.layer, element.kind) == where]
         others = [element for element in self._queue if element not in siblings]
-        goes_up = bool(siblings) and siblings[0].index > refused.index
+        goes_up = bool(siblings) and siblings[0].place > refused.place
         self._queue = (siblings[::-1] if goes_up else []) + others
 
-    def _report(self, element: Element, record: TrialRecord) -> None:
+    def _report(self, element: Target, record: TrialRecord) -> None:
         if self._on_trial is None:
             return
         self._on_trial(

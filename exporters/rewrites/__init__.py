@@ -1,6 +1,8 @@
-"""One rewrite per approximation, in the order in which they run."""
+"""One rewrite per technique."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from .prune_heads import prune_heads
 from .report import Change, RewriteReport
@@ -8,4 +10,12 @@ from .shrink_groups import shrink_groups
 from .sign_matching import sign_matching
 from .skip_blocks import skip_blocks
 
-__all__ = ["Change", "RewriteReport", "prune_heads", "shrink_groups", "sign_matching", "skip_blocks"]
+__all__ = ["REWRITES", "Change", "RewriteReport", "prune_heads", "shrink_groups", "sign_matching", "skip_blocks"]
+
+REWRITES: dict[str, Callable[..., RewriteReport]] = {
+    "skip_blocks": skip_blocks,
+    "sign_matching": sign_matching,
+    "prune_heads": prune_heads,
+    "shrink_groups": shrink_groups,
+}
+"""How a graph (with the plan and the family) does each of `core.techniques`, in the order in which they run."""

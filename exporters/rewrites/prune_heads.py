@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...core.families import Family, ModelShape
-from ...core.plan import ApproximationPlan, kept_positions
+from ...core.plan import ApproximationPlan, LayerPlan
 from ..head_mode import DEFAULT_HEADS, HeadMode
 from ..scoped_graph import Linear, RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
@@ -31,30 +31,28 @@ def prune_heads(
     recorder = Recorder.begin(graph)
     shape = plan.model.shape
     for index, layer in enumerate(plan.layers):
-        pruned = layer.attention.pruned_heads
+        pruned = layer.removed("attn.head")
         if pruned:
             recorder.attempt(
                 f"layer {index} ATTN",
                 f"{shape.num_heads} -> {shape.num_heads - len(pruned)} heads ({mode})",
-                partial(_prune, graph, family, index, shape, pruned, mode),
+                partial(_prune, graph, family, index, layer, shape, mode),
             )
     return recorder.report("prune_heads")
 
 
-def _prune(
-    graph: ScopedGraph, family: Family, layer: int, shape: ModelShape, pruned: Sequence[int], mode: HeadMode
-) -> None:
-    linears = [graph.linear(family.scope(layer, path)) for path in (family.query, family.key, family.value)]
-    output = graph.linear(family.scope(layer, family.attention_output))
+def _prune(graph: ScopedGraph, family: Family, index: int, layer: LayerPlan, shape: ModelShape, mode: HeadMode) -> None:
+    linears = [graph.linear(family.scope(index, path)) for path in (family.query, family.key, family.value)]
+    output = graph.linear(family.scope(index, family.attention_output))
     splits = [_head_split(linear, shape) for linear in linears]
-    kept = kept_positions(pruned, shape.hidden_size, shape.head_size)
+    kept = layer.kept("attn.head")
     for linear, split in zip(linears, splits, strict=True):
         linear.keep_outputs(kept)
         _let_heads_be_inferred(graph, split)
     if mode == "fold":
         output.keep_inputs(kept)
     else:
-        output.input = _pad_heads(graph, output, shape, pruned)
+        output.input = _pad_heads(graph, output, shape, layer.removed("attn.head"))
 
 
 def _head_split(linear: Linear, shape: ModelShape) -> gs.Node:

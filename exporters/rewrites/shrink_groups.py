@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...core.families import Family
-from ...core.plan import ApproximationPlan, kept_positions
+from ...core.plan import ApproximationPlan
 from ..scoped_graph import Linear, RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
 
@@ -34,15 +34,15 @@ def shrink_groups(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -
     recorder = Recorder.begin(graph)
     shape = plan.model.shape
     for index, layer in enumerate(plan.layers):
-        if layer.feed_forward.pruned_groups:
-            kept = kept_positions(layer.feed_forward.pruned_groups, shape.intermediate_size, plan.group_size)
+        if layer.removed("ffn.group"):
+            kept = layer.kept("ffn.group")
             recorder.attempt(
                 f"layer {index} FFN",
                 f"{shape.intermediate_size} -> {len(kept)} neurons",
                 partial(_shrink_feed_forward, graph, family, index, kept),
             )
-        if layer.attention.pruned_input_groups:
-            kept = kept_positions(layer.attention.pruned_input_groups, shape.hidden_size, plan.group_size)
+        if layer.removed("attn.in.group"):
+            kept = layer.kept("attn.in.group")
             recorder.attempt(
                 f"layer {index} ATTN",
                 f"{shape.hidden_size} -> {len(kept)} input features",

@@ -30,8 +30,7 @@ def sign_matching(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -
     """
     recorder = Recorder.begin(graph)
     for index, layer in enumerate(plan.layers):
-        chosen = layer.attention.sign_matching
-        if chosen is not None:
+        for chosen in layer.every(SignMatching):
             recorder.attempt(
                 f"layer {index} ATTN",
                 f"sign matching, k = {chosen.k}",

@@ -22,10 +22,10 @@ def skip_blocks(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -> 
     """
     recorder = Recorder.begin(graph)
     for index, layer in enumerate(plan.layers):
-        if layer.attention.skipped:
+        if layer.skips("attn"):
             place = family.scope(index, family.attention_output)
             recorder.attempt(f"layer {index} ATTN", "skipped", partial(_bypass, graph, place))
-        if layer.feed_forward.skipped:
+        if layer.skips("ffn"):
             place = family.scope(index, family.down)
             recorder.attempt(f"layer {index} FFN", "skipped", partial(_bypass, graph, place))
     return recorder.report("skip_blocks")

@@ -18,19 +18,13 @@ import numpy as np
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from axform.core.plan import ApproximationPlan
+from axform.core.targets import Target
 from axform.runtime.latency import machine_name
 from axform.toolchain.data import encode
-from axform.toolchain.elements import Element, with_element
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.models import load_fine_tuned
 from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.run_folder import RunFolder
-
-
-def element_named(text: str) -> Element:
-    """The element that a journal line names, e.g. ``FFN 3 group 2``."""
-    block, layer, *inside = text.split()
-    return Element(block, int(layer), inside[0], int(inside[1])) if inside else Element(block, int(layer))
 
 
 def main() -> None:
@@ -56,7 +50,7 @@ def main() -> None:
     seconds: list[tuple[float, float]] = []
     for number, line in enumerate(lines):
         record = json.loads(line)
-        candidate = with_element(current, element_named(record["element"])) if record["change"] == "prune" else None
+        candidate = current.without(Target.parse(record["element"])) if record["change"] == "prune" else None
         if candidate is None:
             continue
         if number in timed:

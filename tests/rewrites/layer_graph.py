@@ -12,6 +12,7 @@ from axform.core.families import FAMILIES
 from axform.core.plan import ApproximationPlan, ModelIdentity
 from axform.exporters.scoped_graph import SCOPES
 from onnx import TensorProto, helper, numpy_helper
+from support import plan_of
 
 FAMILY = FAMILIES["bert"]
 HIDDEN, HEADS, INTERMEDIATE, GROUP = 8, 2, 12, 4
@@ -19,7 +20,8 @@ EPSILON = 1e-5
 LAYER = "bert.encoder.layer.0"
 
 
-def plan() -> ApproximationPlan:
+def plan(*lines: str, group_size: int = GROUP) -> ApproximationPlan:
+    """As `plan_of` of the tests' support; the one layer is ``layer.0``."""
     identity = ModelIdentity(
         family="bert",
         num_layers=1,
@@ -28,7 +30,7 @@ def plan() -> ApproximationPlan:
         intermediate_size=INTERMEDIATE,
         fingerprint="0",
     )
-    return ApproximationPlan.empty(identity, GROUP)
+    return plan_of(identity, group_size, *lines)
 
 
 def layer(spoil: Callable[[list[onnx.NodeProto]], None] | None = None) -> onnx.ModelProto:

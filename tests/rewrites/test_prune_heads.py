@@ -8,10 +8,8 @@ from layer_graph import FAMILY, evaluate, layer, ops, plan, weight_shapes, with_
 
 
 def pruned(head, mode, spoil=None):
-    wanted = plan()
-    wanted.layers[0].attention.pruned_heads = [head]
     graph = ScopedGraph(layer(spoil))
-    report = prune_heads(graph, wanted, FAMILY, mode)
+    report = prune_heads(graph, plan(f"layer.0.attn.head.{head}"), FAMILY, mode)
     return graph.to_proto(), report
 
 
@@ -35,10 +33,8 @@ def test_a_fixed_number_of_heads_in_the_reshape_is_replaced():
         if tensor.name == "split":
             tensor.ClearField("raw_data")
             tensor.int64_data.extend([0, 0, 2, 4])
-    wanted = plan()
-    wanted.layers[0].attention.pruned_heads = [1]
     graph = ScopedGraph(model)
-    assert not prune_heads(graph, wanted, FAMILY).refused
+    assert not prune_heads(graph, plan("layer.0.attn.head.1"), FAMILY).refused
     np.testing.assert_allclose(evaluate(graph.to_proto()), evaluate(pruned(1, "fold")[0]), atol=1e-6)
 
 

@@ -14,8 +14,7 @@ def shrunk(wanted, spoil=None):
 
 
 def test_ffn_groups_are_physically_removed():
-    wanted = plan()
-    wanted.layers[0].feed_forward.pruned_groups = [1]
+    wanted = plan("layer.0.ffn.group.1")
     rewritten, report = shrunk(wanted)
     assert weight_shapes(rewritten) == [(8, 8)] * 4 + sorted([(8, 8), (8, 8)])
     assert report.parameters_removed == 4 * (8 + 1 + 8) and report.nodes_removed == 0
@@ -25,8 +24,7 @@ def test_ffn_groups_are_physically_removed():
 
 @pytest.mark.parametrize("kept", ["head", "tail"])
 def test_attention_inputs_become_a_slice(kept):
-    wanted = plan()
-    wanted.layers[0].attention.pruned_input_groups = [1] if kept == "head" else [0]
+    wanted = plan(f"layer.0.attn.in.group.{1 if kept == 'head' else 0}")
     rewritten, report = shrunk(wanted)
     assert ops(rewritten).count("Slice") == 1 and "Gather" not in ops(rewritten)
     assert report.parameters_removed == 3 * 4 * 8
@@ -36,9 +34,7 @@ def test_attention_inputs_become_a_slice(kept):
 
 
 def test_scattered_attention_inputs_become_a_gather():
-    wanted = plan()
-    wanted.group_size = 2
-    wanted.layers[0].attention.pruned_input_groups = [1]
+    wanted = plan("layer.0.attn.in.group.1", group_size=2)
     rewritten, _ = shrunk(wanted)
     assert ops(rewritten).count("Gather") == 1 and "Slice" not in ops(rewritten)
     zeroed = with_zeros(layer(), **dict.fromkeys(("query", "key", "value"), (slice(2, 4),)))
@@ -50,8 +46,7 @@ def test_refuses_what_mixes_neurons_between_the_projections():
         gelu = next(node for node in nodes if node.op_type == "Gelu")
         gelu.op_type = "Softmax"
 
-    wanted = plan()
-    wanted.layers[0].feed_forward.pruned_groups = [1]
+    wanted = plan("layer.0.ffn.group.1")
     rewritten, report = shrunk(wanted, spoil)
     assert "Softmax lies between" in report.refused[0].refused
     np.testing.assert_array_equal(evaluate(rewritten), evaluate(layer(spoil)))
@@ -67,8 +62,7 @@ def test_refuses_projections_that_read_different_tensors():
         nodes[position].input[0] = "copied"
         nodes.insert(position, node)
 
-    wanted = plan()
-    wanted.layers[0].attention.pruned_input_groups = [1]
+    wanted = plan("layer.0.attn.in.group.1")
     _, report = shrunk(wanted, spoil)
     assert "read different tensors" in report.refused[0].refused
 
@@ -78,8 +72,7 @@ def test_shared_initializers_are_not_changed_for_others():
         for node in nodes:
             node.input[:] = ["query.w" if name == "projected.w" else name for name in node.input]
 
-    wanted = plan()
-    wanted.layers[0].attention.pruned_input_groups = [1]
+    wanted = plan("layer.0.attn.in.group.1")
     rewritten, _ = shrunk(wanted, share)
     assert (8, 8) in weight_shapes(rewritten) and weight_shapes(rewritten).count((4, 8)) == 3
     evaluate(rewritten)

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from axform.core.plan import SignMatching
 from axform.exporters.rewrites import sign_matching
 from axform.exporters.scoped_graph import ScopedGraph
 from layer_graph import FAMILY, evaluate, layer, ops, plan
 
 
 def replaced(k, selection="majority", spoil=None):
-    wanted = plan()
-    wanted.layers[0].attention.sign_matching = SignMatching(k=k, selection=selection)
+    wanted = plan(f"layer.0.attn {k} {selection}")
     graph = ScopedGraph(layer(spoil))
     report = sign_matching(graph, wanted, FAMILY)
     return graph.to_proto(), report

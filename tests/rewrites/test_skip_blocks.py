@@ -11,9 +11,7 @@ ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def skipped(attention, feed_forward):
-    wanted = plan()
-    wanted.layers[0].attention.skipped = attention
-    wanted.layers[0].feed_forward.skipped = feed_forward
+    wanted = plan(*["layer.0.attn"] * attention, *["layer.0.ffn"] * feed_forward)
     graph = ScopedGraph(layer())
     report = skip_blocks(graph, wanted, FAMILY)
     assert not report.refused
@@ -58,8 +56,7 @@ def test_refuses_a_projection_that_feeds_no_residual_add():
         add = next(node for node in nodes if node.output[0] == "attention_out")
         add.op_type = "Mul"
 
-    wanted = plan()
-    wanted.layers[0].attention.skipped = True
+    wanted = plan("layer.0.attn")
     graph = ScopedGraph(layer(spoil))
     report = skip_blocks(graph, wanted, FAMILY)
     assert not report.done
