@@ -383,9 +383,9 @@ def outcome_table(
     )
     broken = breaks_truly(answers, bound)[1:]
     result.caption = (
-        f"pool of {len(answers.labels):,} rows, {answers.held_back:,} of them held back by the run; {bound.metric}, --max-drop {bound.max_drop:g}, "
-        f"--confidence {bound.confidence:g}; {broken.sum()} of {len(broken)} candidates truly break the bound; shares "
-        f"are good to {1 / np.sqrt(arguments.tasks):.1%}"
+        f"pool of {len(answers.labels):,} rows, {answers.held_back:,} of them held back by the run; {bound.metric}, "
+        f"--max-drop {bound.max_drop:g}, --confidence {bound.confidence:g}; {broken.sum()} of {len(broken)} candidates "
+        f"truly break the bound; shares are good to {1 / np.sqrt(arguments.tasks):.1%}"
     )
     result.caption_justify = "left"
     return result
