@@ -11,8 +11,8 @@ judge, rows that decide and rows that only report, all different ones, and choos
 The baseline is chosen where no candidate is left. Of each way the table says how often the choice breaks the bound on
 the reported rows, how often it does on the whole pool (which is the truth of these tasks), and what it removes.
 
-The pool is drawn from the train rows that --train-samples left out; held-back rows fill it up where these are too few,
-though they decided the rounds and so flatter them.
+The pool is drawn from the train rows that --train-samples left out, those related to none that the run used; held-back
+rows fill it up where these are too few, though they decided the rounds and so flatter them.
 
     python samples/benchmarks/confirmation.py runs/sst2 --cache answers.npz
 
@@ -53,10 +53,10 @@ from axform.files import beside, write_json, writing
 from axform.runtime.limits import positive
 from axform.toolchain.apply import apply_plan
 from axform.toolchain.data import encode
-from axform.toolchain.elements import block_costs, build_queue, is_removed, with_element
 from axform.toolchain.evaluation import Evaluator, predict
 from axform.toolchain.models import LoadedModel
 from axform.toolchain.optimize import settle_task_data
+from axform.toolchain.related import related_rows
 from axform.toolchain.run_folder import RunFolder, RunRecord
 from axform.toolchain.threads import computing_with, default_threads
 from rich.table import Table
@@ -218,16 +218,21 @@ def rows_of(state: FinishedRun, data: Path | None, most: int, seed: int) -> Rows
     for name, digest in record.inputs.model_dump(include={"train", "selection", "acceptance"}).items():
         if encoded(getattr(used, name)).digest() != digest:
             raise AxformError(
-                f"{options.data or used.task.name}: the {name} rows are not those of the run; name the data that it was "
-                "made on with --data."
+                f"{options.data or used.task.name}: the {name} rows are not those of the run; name the data that it was made "
+                "on with --data, or make the run again where another version of axform drew its rows."
             )
     everything = settle_task_data(options.model_copy(update={"train_samples": None}))
     known, unused = (pd.concat([split.train, split.selection, split.acceptance]) for split in (used, everything))
-    texts = [*used.task.text_columns]
-    unused = unused[~pd.MultiIndex.from_frame(unused[texts]).isin(pd.MultiIndex.from_frame(known[texts]))]
+    unused = _unrelated(unused.drop(index=known.index), known, used.task)
     unused = unused.sample(n=min(most, len(unused)), random_state=seed)
     pool = pd.concat([unused, used.acceptance, used.selection])[:most]
     return Rows(used.task, encoded(pool), len(pool) - len(unused), encoded(used.selection[:TRIAL_ROWS]))
+
+
+def _unrelated(unused: pd.DataFrame, known: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The unused rows that say nothing of what the known ones do."""
+    groups = related_rows(pd.concat([known, unused])[[*task.text_columns]].itertuples(index=False))
+    return unused[~np.isin(groups[len(known) :], groups[: len(known)])]
 
 
 def answers_of(state: FinishedRun, arguments: argparse.Namespace, sizes: Sizes, progress: Progress) -> Answers:
@@ -267,14 +272,13 @@ def candidates_of(
 
 def random_plans(empty: ApproximationPlan, most_removed: int, seed: int) -> Iterator[ApproximationPlan]:
     """Plans without end, each of which removes a few random blocks, heads and groups."""
-    shape = empty.model.shape
-    elements = build_queue(shape, empty.group_size, block_costs(shape, "size", 1))
+    targets = list(empty.grid.targets())
     random = np.random.default_rng(seed)
     while True:
         plan = empty
-        for index in random.integers(len(elements), size=random.integers(1, most_removed + 1)):
-            if not is_removed(plan, elements[index]):
-                plan = with_element(plan, elements[index]) or plan
+        for index in random.integers(len(targets), size=random.integers(1, most_removed + 1)):
+            if not plan.removes(targets[index]):
+                plan = plan.without(targets[index]) or plan
         yield plan
 
 
