@@ -7,10 +7,12 @@ import random
 import pytest
 import torch
 from axform.core.plan import ApproximationPlan
+from axform.core.targets import Target
 from axform.core.tasks import TASKS, with_columns
 from axform.toolchain.apply import apply_plan, layers_of
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
+from axform.toolchain.significance import Hopeless
 from support import FAMILIES, plan_of, random_batch, random_plan, sentiment_rows, tiny_model
 
 
@@ -45,29 +47,63 @@ def test_masks_equal_zeroed_weights(family):
     assert not torch.allclose(untouched, logits(by_hand, batch), atol=1e-2)
 
 
-@pytest.mark.parametrize("kept_layers", [3, 1])
+@pytest.mark.parametrize("room", ["for everything", "for the layers", "for one layer"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_reused_activations_give_the_same_numbers(family, kept_layers):
-    """With room for the inputs of every layer, and of one."""
+def test_reused_activations_give_the_same_numbers(family, room):
     loaded, fresh = tiny_model(family, layers=4), tiny_model(family, layers=4)
-    task = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
-    split = encode(task, sentiment_rows(40), loaded.tokenizer, loaded.inputs, 64)
+    task, split = sentiment(loaded)
     generator = random.Random(3)
-    empty = ApproximationPlan.empty(loaded.identity(), 8)
-    room = kept_layers * 4 * 32 * sum(batch["input_ids"].size for _, batch in split.batches(8))
-    reusing = Evaluator(loaded, task, split, empty, batch_size=8, cache_bytes=room)
-    assert len(reusing._kept_layers) == kept_layers
-    current = empty
-    for _ in range(12):
-        layer, other = generator.randrange(4), random_plan(loaded, generator, ("count",))
-        elsewhere = (part for part in current.parts if part.target.layer != layer)
-        parts = (*elsewhere, *other.layers[layer].parts)
-        plan = ApproximationPlan(model=current.model, group_size=current.group_size, parts=parts)
+    current = ApproximationPlan.empty(loaded.identity(), 8)
+    layer_bytes = 4 * 32 * sum(batch["input_ids"].size for _, batch in split.batches(8))
+    cache_bytes = {"for everything": 100, "for the layers": 3, "for one layer": 1}[room] * layer_bytes
+    reusing = Evaluator(loaded, task, split, current, batch_size=8, cache_bytes=cache_bytes)
+    for trial in range(24):
+        plan = _similar(current, loaded, generator) if trial % 3 else _other_layer(current, loaded, generator)
         without = Evaluator(fresh, task, split, plan, batch_size=8, cache_bytes=0)
-        assert reusing.measure(plan) == without.measure()
+        assert reusing.measure_trial(plan) == without.measure()
         without.close()
-        if generator.random() < 0.5:
+        if generator.random() < 0.3:
             reusing.accept(plan)
             current = plan
+            assert reusing.measure() == reusing.measure_trial(plan)
     reusing.close()
     assert predict(loaded, split, 8).tolist() == predict(fresh, split, 8).tolist()
+
+
+def test_a_hopeless_trial_ends_early():
+    loaded = tiny_model("bert", layers=2)
+    task, split = sentiment(loaded)
+    current = ApproximationPlan.empty(loaded.identity(), 8)
+    evaluator = Evaluator(loaded, task, split, current, batch_size=8)
+    batches = []
+    loaded.model.register_forward_hook(lambda *_: batches.append(1))
+    plan = current.without(Target(1, "ffn"))
+    whole = evaluator.measure_trial(plan)
+    assert len(batches) == 5
+    assert evaluator.measure_trial(plan, whole.loss) == whole
+    stopped = evaluator.measure_trial(plan, 0.5 * whole.loss)
+    assert isinstance(stopped, Hopeless)
+    assert 0.5 * whole.loss < stopped.loss < whole.loss
+    assert 10 < len(batches) < 15
+    assert evaluator.measure_trial(plan) == whole, "what a trial that ended early left behind changed a number"
+
+
+def sentiment(loaded):
+    task = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
+    return task, encode(task, sentiment_rows(40), loaded.tokenizer, loaded.inputs, 64)
+
+
+def _similar(current, loaded, generator):
+    """One more target removed, as a search does, mostly in one layer."""
+    layers = (2, generator.randrange(4))
+    targets = [target for target in current.grid.targets() if target.layer in layers and not current.removes(target)]
+    return current.without(generator.choice(targets)) or current
+
+
+def _other_layer(current, loaded, generator):
+    """Another plan for one layer, which may bring back what was removed."""
+    layer, other = generator.randrange(4), random_plan(loaded, generator, ("count",))
+    elsewhere = (part for part in current.parts if part.target.layer != layer)
+    return ApproximationPlan(
+        model=current.model, group_size=current.group_size, parts=(*elsewhere, *other.layers[layer].parts)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from axform.core.metrics import Measurement
@@ -10,7 +11,7 @@ from axform.core.plan import ApproximationPlan, ModelIdentity
 from axform.errors import AxformError
 from axform.toolchain.journal import Journal
 from axform.toolchain.search import SearchOptions, search
-from axform.toolchain.significance import Significance, Thresholds, Verdict
+from axform.toolchain.significance import Hopeless, Significance, Thresholds, Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import plan_of
@@ -27,13 +28,16 @@ class KnownLosses:
         self.plan = ApproximationPlan.empty(IDENTITY, 8)
         self.factors, self.metric, self.measured = factors, metric or {}, 0
 
-    def measure(self, plan):
+    def measure(self):
+        return self.measure_trial(self.plan)
+
+    def measure_trial(self, plan, hopeless_above=math.inf):
         self.measured += 1
         loss, metric = 1.0, 0.9
         for part in parts(plan):
             loss *= self.factors.get(part, 1.5)
             metric -= self.metric.get(part, 0.0)
-        return Measurement(loss, metric)
+        return Hopeless(hopeless_above * 1.01) if loss > hopeless_above else Measurement(loss, metric)
 
     def accept(self, plan):
         self.plan = plan

@@ -28,12 +28,15 @@ class TrialRecord(BaseModel):
     change: str
     """``prune`` or ``sign matching``."""
     loss: float
-    metric: float
+    metric: float | None
+    """None: the trial was hopeless and ended early; its loss is at least ``loss``."""
     verdict: Verdict
     seconds: float
 
     @property
     def measurement(self) -> Measurement:
+        """Of a trial that was not hopeless."""
+        assert self.metric is not None
         return Measurement(self.loss, self.metric)
 
 

@@ -14,7 +14,7 @@ from .elements import LayerOrder, block_costs, build_queue
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
 from .options import DEFAULTS, GroupShape
-from .significance import Significance, Thresholds, Verdict
+from .significance import Hopeless, Significance, Thresholds, Verdict
 
 __all__ = ["SearchOptions", "SearchProgress", "SearchResult", "search"]
 
@@ -52,7 +52,7 @@ class SearchProgress:
     """Elements of the queue that are settled, tried or dropped."""
     total: int
     loss_ratio: float
-    """Loss of the trial over the baseline loss."""
+    """Loss of the trial over the baseline loss; at least, where the trial ended early."""
     plan: ApproximationPlan
     replayed: bool
     """The trial was read from the journal, not run."""
@@ -105,7 +105,7 @@ class _Search:
         self._approximable: list[Target] = []
 
     def run(self) -> SearchResult:
-        baseline = self._measure(Target(0, "attn"), "baseline", self._plan)
+        baseline = self._recorded(Target(0, "attn"), "baseline", lambda: (self._evaluator.measure(), Verdict.RETAIN))
         self._significance = Significance(
             self._options.focus, self._options.thresholds, baseline.measurement, self._options.reference_metric
         )
@@ -121,7 +121,7 @@ class _Search:
         return SearchResult(self._plan, baseline.measurement, self._current, self._trials, self._seconds)
 
     def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
-        record = self._measure(element, "prune", candidate)
+        record = self._try(element, "prune", candidate)
         if record.verdict is Verdict.PRUNE:
             self._accept(candidate, record.measurement)
             if element.is_block:
@@ -143,24 +143,32 @@ class _Search:
         candidate = self._plan.with_part(
             SignMatching(target=block, k=options.sign_matching_k, selection=options.selection)
         )
-        record = self._measure(block, "sign matching", candidate)
+        record = self._try(block, "sign matching", candidate)
         if record.verdict is not Verdict.RETAIN and self._significance.keeps_metric(record.measurement):
             self._accept(candidate, record.measurement)
         self._report(block, record)
 
-    def _measure(self, element: Target, change: str, candidate: ApproximationPlan) -> TrialRecord:
+    def _try(self, element: Target, change: str, candidate: ApproximationPlan) -> TrialRecord:
+        def judged() -> tuple[Measurement | Hopeless, Verdict]:
+            measured = self._evaluator.measure_trial(candidate, self._significance.approximate_below)
+            return measured, self._significance.judge(measured)
+
+        return self._recorded(element, change, judged)
+
+    def _recorded(
+        self, element: Target, change: str, judged: Callable[[], tuple[Measurement | Hopeless, Verdict]]
+    ) -> TrialRecord:
         record = self._journal.next_recorded(str(element), change)
         self._replayed = record is not None
         if record is None:
             started = time.perf_counter()
-            measured = self._evaluator.measure(candidate)
-            verdict = Verdict.RETAIN if change == "baseline" else self._significance.judge(measured)
+            measured, verdict = judged()
             record = TrialRecord(
                 trial=self._trials,
                 element=str(element),
                 change=change,
                 loss=measured.loss,
-                metric=measured.metric,
+                metric=measured.metric if isinstance(measured, Measurement) else None,
                 verdict=verdict,
                 seconds=time.perf_counter() - started,
             )

@@ -9,13 +9,21 @@ from ..core.bounds import smallest_accepted
 from ..core.metrics import Measurement
 from ..core.plan import Focus
 
-__all__ = ["Significance", "Thresholds", "Verdict"]
+__all__ = ["Hopeless", "Significance", "Thresholds", "Verdict"]
 
 
 class Verdict(str, Enum):
     PRUNE = "prune"
     APPROXIMATE = "approximate"
     RETAIN = "retain"
+
+
+@dataclass(frozen=True)
+class Hopeless:
+    """A trial that ended early, when its losses so far had decided it."""
+
+    loss: float
+    """What the mean loss is at least."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,10 @@ class Significance:
     def keeps_metric(self, measured: Measurement) -> bool:
         return measured.metric >= self.metric_bound
 
-    def judge(self, measured: Measurement) -> Verdict:
+    def judge(self, measured: Measurement | Hopeless) -> Verdict:
         """The verdict for the current model without the element; NaN losses are retained."""
+        if isinstance(measured, Hopeless):
+            return Verdict.RETAIN
         if measured.loss < self.prune_below and self.keeps_metric(measured):
             return Verdict.PRUNE
         return Verdict.APPROXIMATE if measured.loss < self.approximate_below else Verdict.RETAIN
