@@ -150,7 +150,7 @@ class _Search:
 
     def _try(self, element: Target, change: str, candidate: ApproximationPlan) -> TrialRecord:
         def judged() -> tuple[Measurement | Hopeless, Verdict]:
-            measured = self._evaluator.measure_trial(candidate, self._significance.approximate_below)
+            measured = self._evaluator.measure_trial(candidate, self._significance.hopeless_above(element))
             return measured, self._significance.judge(measured)
 
         return self._recorded(element, change, judged)

@@ -8,6 +8,7 @@ from enum import Enum
 from ..core.bounds import smallest_accepted
 from ..core.metrics import Measurement
 from ..core.plan import Focus
+from ..core.targets import Target
 
 __all__ = ["Hopeless", "Significance", "Thresholds", "Verdict"]
 
@@ -71,6 +72,10 @@ class Significance:
     def approximate_below(self) -> float:
         reference = self.min_loss if self._focus == "accuracy" else self.baseline.loss
         return (1 + self._thresholds.approximate) * reference
+
+    def hopeless_above(self, element: Target) -> float:
+        """The loss from which on nothing happens to the element; inside a block nothing is done short of pruning."""
+        return self.approximate_below if element.is_block else self.prune_below
 
     def keeps_metric(self, measured: Measurement) -> bool:
         return measured.metric >= self.metric_bound

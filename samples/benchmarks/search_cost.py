@@ -60,6 +60,12 @@ def main() -> None:
     parser.add_argument(
         "--slack", type=float, default=RECOVER, help="extra loss that a trial may cost (default: %(default)s)"
     )
+    parser.add_argument(
+        "--approximate",
+        type=float,
+        default=0.02,
+        help="extra loss beyond which a block's heads and groups are not tried",
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     arguments = parser.parse_args()
     run = RunFolder(arguments.run)
@@ -76,7 +82,9 @@ def main() -> None:
         4 * loaded.shape.hidden_size
     )
     rooms = {"plain": 0, "layers": layer_bytes * (loaded.shape.num_layers - 1)}
-    thresholds = Thresholds(0.005 + arguments.slack, 0.02 + arguments.slack, 0.005 + arguments.slack / 5)
+    thresholds = Thresholds(
+        0.005 + arguments.slack, arguments.approximate + arguments.slack, 0.005 + arguments.slack / 5
+    )
 
     def run_search(variant: str) -> tuple[float, list[tuple[str, str]]]:
         kind = Evaluator if variant in ("early", "bf16") else _Patient
