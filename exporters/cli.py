@@ -91,7 +91,7 @@ def export_command(
     given: dict[str, Any] = {name: value for name, value in of_plan.items() if value is not None}
     if plan is None and given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise AxformError(f"{flags}: goes with --plan; a run keeps what it was made with.")
+        raise AxformError(f"{flags}: only with --plan; a run keeps what it was made with.")
     if plan is not None and step is not None:
         raise AxformError(f"--step {step}: is a round of a run; leave it out with --plan.")
     with showing_progress() as progress:

@@ -160,4 +160,4 @@ def test_options_that_do_not_go_together(capsys, refused, written, tmp_path):
     assert "--max-length: 2 tokens are too few" in refused(written(), "--max-length", 2)
     arguments = [tmp_path / "run", "--out", tmp_path / "bundle", "--max-drop", 0.1, "--label-column", "stars"]
     code, captured = run_command(capsys, *arguments, app=export_cli)
-    assert code == 2 and "--label-column, --max-drop: goes with --plan" in " ".join(captured.err.split())
+    assert code == 2 and "--label-column, --max-drop: only with --plan" in " ".join(captured.err.split())
