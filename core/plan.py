@@ -80,7 +80,8 @@ class LayerPlan:
 
     def removed(self, kind: TargetKind) -> list[int]:
         """Indices of the heads or groups of this kind that are removed, ascending."""
-        return [part.target.index or 0 for part in self.every(Remove) if part.target.kind == kind]
+        indices = (part.target.index for part in self.every(Remove) if part.target.kind == kind)
+        return [index for index in indices if index is not None]
 
     def kept(self, kind: TargetKind) -> list[int]:
         """The positions that remain of the dimension that heads or groups of this kind divide."""
@@ -88,7 +89,7 @@ class LayerPlan:
 
     def skips(self, block: BlockKind) -> bool:
         """Whether the whole block is removed."""
-        return bool(self.removed(block))
+        return any(part.target.kind == block for part in self.every(Remove))
 
     def describe(self, block: BlockKind) -> str:
         """What happens to one block, in a few words; empty where nothing does."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..console import out as console
 from ..console import run_app, showing_progress, table
+from ..errors import AxformError
+from ..toolchain.options import DEFAULTS
 from .head_mode import DEFAULT_HEADS, HeadMode
 
 if TYPE_CHECKING:
@@ -17,9 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["export_command", "main", "show_export"]
 
+_PLAN = "A plan of your own"
+
 
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run folder made by `axform optimize`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="Run folder made by `axform optimize`; with --plan a fine-tuned model, folder or hub name.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     heads: Annotated[
         HeadMode,
@@ -33,16 +43,67 @@ def export_command(
         typer.Option(help="Round to export, as `axform pareto` numbers them; default the last that kept the bound."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle folder if it exists.")] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="plan.json that did not come from a run: what to remove from MODEL.", rich_help_panel=_PLAN),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task of the model; default the plan's own.", rich_help_panel=_PLAN)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with train.* and validation.*; default: the hub.", rich_help_panel=_PLAN),
+    ] = None,
+    text_columns: Annotated[
+        str | None, typer.Option(help="One text column, or two for a pair: a,b.", rich_help_panel=_PLAN)
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.", rich_help_panel=_PLAN)] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens per sample; default the task's own.", rich_help_panel=_PLAN)
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="What `axform check` lets the metric fall by, as a share of the baseline's; default "
+            f"{DEFAULTS['max_drop']}.",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
 ) -> None:
-    """Turn a finished run into a bundle: model.onnx, baseline.onnx, axform.json, tokenizer and config.
+    """Turn a finished run, or a model and a plan, into a bundle: model.onnx, baseline.onnx, axform.json, tokenizer, config.
 
     Example: axform-export runs/sst2 --out bundles/sst2
-    """
-    from .export import export
 
+    Without a run: axform-export my-model --plan plan.json --task glue/sst2 --data data --out bundles/mine
+
+    The plan names the parts to remove, e.g. for a BERT: {"schema_version": 2, "model": {"family": "bert", "num_layers":
+    12, "num_heads": 12, "hidden_size": 768, "intermediate_size": 3072}, "group_size": 256, "parts": [{"target":
+    "layer.11.ffn", "action": "remove"}, {"target": "layer.3.attn.head.2", "action": "remove"}]}
+    """
+    of_plan = {
+        "task": task,
+        "data": data,
+        "text_columns": None if text_columns is None else tuple(text_columns.split(",")),
+        "label_column": label_column,
+        "max_length": max_length,
+        "max_drop": max_drop,
+    }
+    given: dict[str, Any] = {name: value for name, value in of_plan.items() if value is not None}
+    if plan is None and given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise AxformError(f"{flags}: only with --plan; a run keeps what it was made with.")
+    if plan is not None and step is not None:
+        raise AxformError(f"--step {step}: is a round of a run; leave it out with --plan.")
     with showing_progress() as progress:
-        bundle, reports = export(run, out, heads=heads, step=step, overwrite=overwrite, progress=progress)
-    show_export(bundle, reports)
+        if plan is None:
+            from .export import export
+
+            made = export(Path(source), out, heads=heads, step=step, overwrite=overwrite, progress=progress)
+        else:
+            from .given_plan import export_plan
+
+            made = export_plan(source, plan, out, heads=heads, overwrite=overwrite, progress=progress, **given)
+    show_export(*made)
 
 
 def show_export(bundle: Bundle, reports: list[RewriteReport]) -> None:

@@ -1,10 +1,10 @@
-"""From a run folder to a bundle: export, rewrite, save, and keep what the parity check needs."""
+"""From a model and its plan to a bundle: export, rewrite, save, and keep what the parity check needs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -29,17 +29,17 @@ from ..runtime.bundle import (
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
 from ..seals import FileRecord, record_files
 from ..toolchain.apply import apply_plan
-from ..toolchain.models import LoadedModel
-from ..toolchain.run_folder import RunFolder, RunRecord
+from ..toolchain.run_folder import RunFolder
 from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
 from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
+from .source import Source
 
-__all__ = ["export", "rewrite", "rewritten", "save_onnx"]
+__all__ = ["EXTERNAL_DATA_ABOVE", "export", "export_source", "rewrite", "rewritten", "save_onnx"]
 
-_EXTERNAL_DATA_ABOVE = 2_000_000_000
+EXTERNAL_DATA_ABOVE = 2_000_000_000
 """Bytes of weights from which on they go into a file of their own: protobuf ends at 2 GiB."""
 
 
@@ -51,7 +51,7 @@ def export(
     step: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    external_data_above: int = _EXTERNAL_DATA_ABOVE,
+    external_data_above: int = EXTERNAL_DATA_ABOVE,
 ) -> tuple[Bundle, list[RewriteReport]]:
     """Make a bundle from a finished run.
 
@@ -66,63 +66,86 @@ def export(
     """
     progress = progress or Progress()
     folders = RunFolder(run_path).read_record().options.folders
-    check_output_folder(out, "bundle", overwrite, {"the run": run_path, **folders})
-    with locked(out):
+
+    def read() -> Source:
         progress.stage("reading the run")
-        run = FinishedRun(RunFolder(run_path), step)
+        return FinishedRun(RunFolder(run_path), step).source()
+
+    return export_source(
+        read,
+        out,
+        keep={"the run": run_path, **folders},
+        heads=heads,
+        overwrite=overwrite,
+        progress=progress,
+        external_data_above=external_data_above,
+    )
+
+
+def export_source(
+    read: Callable[[], Source],
+    out: Path,
+    *,
+    keep: Mapping[str, Path],
+    heads: HeadMode,
+    overwrite: bool,
+    progress: Progress,
+    external_data_above: int,
+) -> tuple[Bundle, list[RewriteReport]]:
+    """Make a bundle from what ``read`` gives, which is called when ``out`` is known to be free.
+
+    Args:
+        keep: what the bundle must not replace, by what a message calls it.
+
+    Other arguments, and errors, are those of `export`.
+    """
+    check_output_folder(out, "bundle", overwrite, keep)
+    with locked(out):
+        source = read()
         progress.stage("exporting the baseline")
-        baseline = export_baseline(run.baseline)
+        baseline = export_baseline(source.baseline)
         progress.stage("exporting the approximated model")
-        graph, reports = rewritten(run.student, run.plan, heads)
+        unpruned = baseline if source.student is source.baseline else export_baseline(source.student)
+        graph, reports = rewritten(unpruned, source.plan, source.student.family, heads)
         progress.stage("recording PyTorch's outputs for the parity check")
-        data = _check_data(run)
+        data = _check_data(source)
         progress.stage("writing the bundle")
         with write_folder(out) as folder:
             optimized = graph.to_proto()
             save_onnx(baseline, folder / "baseline.onnx", external_data_above)
             save_onnx(optimized, folder / "model.onnx", external_data_above)
-            run.student.model.config.save_pretrained(folder)
-            run.student.tokenizer.save_pretrained(folder)
+            source.student.model.config.save_pretrained(folder)
+            source.student.tokenizer.save_pretrained(folder)
             data.save(folder / "check.npz")
             files = record_files(folder)
             manifest = Manifest(
                 axform_version=__version__,
-                plan=run.plan,
-                task=run.record.options.task,
-                metric=run.record.metric,
-                labels=list(run.record.labels),
-                max_drop=run.record.options.max_drop,
-                max_length=run.student.max_length(None),
+                plan=source.plan,
+                task=source.task,
+                metric=source.metric,
+                labels=list(source.labels),
+                max_drop=source.max_drop,
+                max_length=source.student.max_length(None),
                 baseline_size=_size(baseline, ScopedGraph(baseline), files, "baseline.onnx"),
                 model_size=_size(optimized, graph, files, "model.onnx"),
                 rewrites=[_summary(report) for report in reports if report.done],
                 op_library=OpLibrary(
                     accelerates=sorted({n.op_type for n in optimized.graph.node if n.domain == DOMAIN})
                 ),
-                step=run.step,
-                round=run.round.model_dump(mode="json"),
-                run=_without_places(run.record),
                 files=files,
+                **source.from_run,
             )
             write_manifest(folder, manifest)
             mark(folder, "bundle")
     return Bundle(out), reports
 
 
-def _without_places(record: RunRecord) -> dict[str, Any]:
-    """The record without folders of the machine that made it; a bundle goes to others."""
-    public = record.model_dump(mode="json")
-    model = Path(record.options.model)
-    public["options"] |= {"data": None, "model": model.name if model.is_absolute() else record.options.model}
-    return public
-
-
 def rewritten(
-    student: LoadedModel, plan: ApproximationPlan, heads: HeadMode = DEFAULT_HEADS
+    proto: onnx.ModelProto, plan: ApproximationPlan, family: Family, heads: HeadMode = DEFAULT_HEADS
 ) -> tuple[ScopedGraph, list[RewriteReport]]:
-    """The graph of a model without what the plan removes, and what each rewrite did."""
-    graph = ScopedGraph(export_baseline(student))
-    return graph, rewrite(graph, plan, student.family, heads)
+    """A copy of an exported graph without what the plan removes, and what each rewrite did."""
+    graph = ScopedGraph(proto)
+    return graph, rewrite(graph, plan, family, heads)
 
 
 def rewrite(
@@ -143,7 +166,7 @@ def rewrite(
     return reports
 
 
-def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = _EXTERNAL_DATA_ABOVE) -> None:
+def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = EXTERNAL_DATA_ABOVE) -> None:
     """Write a model, its weights in ``NAME.data`` beside it when they are large, and validate the file."""
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if weights > external_data_above:
@@ -155,14 +178,14 @@ def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = _EX
     onnx.checker.check_model(str(path))
 
 
-def _check_data(run: FinishedRun) -> CheckData:
+def _check_data(source: Source) -> CheckData:
     references = []
-    with apply_plan(run.student.model, run.plan):
-        for indices in reference_batches(run.report.lengths):
-            batch = {name: torch.from_numpy(value) for name, value in run.report.batch(indices).items()}
-            outputs = named_outputs(run.student.model, batch)
+    with apply_plan(source.student.model, source.plan):
+        for indices in reference_batches(source.report.lengths):
+            batch = {name: torch.from_numpy(value) for name, value in source.report.batch(indices).items()}
+            outputs = named_outputs(source.student.model, batch)
             references.append(ReferenceBatch(indices, {name: value.numpy() for name, value in outputs.items()}))
-    return CheckData(run.report, references)
+    return CheckData(source.report, references)
 
 
 def _size(proto: onnx.ModelProto, graph: ScopedGraph, files: dict[str, FileRecord], name: str) -> GraphSize:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..core.batches import EncodedSplit
 from ..core.plan import ApproximationPlan
 from ..errors import AxformError
 from ..toolchain.models import LoadedModel, load_fine_tuned
 from ..toolchain.run_folder import RoundRecord, RunFolder, RunRecord
+from .source import Source
 
 __all__ = ["FinishedRun"]
 
@@ -54,6 +56,25 @@ class FinishedRun:
         _check_same(chosen.plan_path, "the plan's model", self.plan.model, self.student.identity())
         self._check_descent(step)
 
+    def source(self) -> Source:
+        """The round as it is exported."""
+        record = self.record
+        return Source(
+            baseline=self.baseline,
+            student=self.student,
+            plan=self.plan,
+            report=self.report,
+            task=record.options.task,
+            metric=record.metric,
+            labels=record.labels,
+            max_drop=record.options.max_drop,
+            from_run={
+                "step": self.step,
+                "round": self.round.model_dump(mode="json"),
+                "run": _without_places(record),
+            },
+        )
+
     def _check_descent(self, step: int) -> None:
         """Every round back to the baseline started from the weights of the one before it."""
         record = self._run.round(step).read_record()
@@ -63,6 +84,14 @@ class FinishedRun:
             self._check_descent(record.start)
         else:
             _check_same(self._run.round(0).path, "its baseline", begun, self.record.baseline_fingerprint)
+
+
+def _without_places(record: RunRecord) -> dict[str, Any]:
+    """The record without folders of the machine that made it; a bundle goes to others."""
+    public = record.model_dump(mode="json")
+    model = Path(record.options.model)
+    public["options"] |= {"data": None, "model": model.name if model.is_absolute() else record.options.model}
+    return public
 
 
 def _check_same(place: Path, what: str, found: object, expected: object) -> None:

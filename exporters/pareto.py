@@ -15,6 +15,7 @@ from ..core.progress import Progress
 from ..runtime.latency import BENCH_SECONDS, random_runner, time_interleaved, timed_shapes
 from ..runtime.session import DEFAULT_PROVIDER, Provider, create_session
 from ..toolchain.run_folder import RoundRecord, RunFolder
+from .baseline import export_baseline
 from .export import rewritten, save_onnx
 from .finished_run import FinishedRun
 
@@ -79,7 +80,8 @@ def states_of(
             state.choose(step)
             plans.append(state.plan)
             files.append(Path(folder) / f"{step}.onnx")
-            save_onnx(rewritten(state.student, state.plan)[0].to_proto(), files[-1])
+            graph, _ = rewritten(export_baseline(state.student), state.plan, state.student.family)
+            save_onnx(graph.to_proto(), files[-1])
         sizes = [sum(path.stat().st_size for path in Path(folder).glob(f"{file.name}*")) for file in files]
         progress.stage("timing all rounds in turn")
         times = _times(files, state.report.features["input_ids"], batch, sequence, provider, threads, seconds)

@@ -93,11 +93,11 @@ class Manifest(Measured):
     model_size: GraphSize
     rewrites: list[RewriteSummary]
     op_library: OpLibrary
-    step: int
-    """The round of the run that was exported."""
-    round: dict[str, Any]
+    step: int | None = None
+    """The round of the run that was exported; None, like ``round`` and ``run``, for a plan that no run made."""
+    round: dict[str, Any] | None = None
     """Its record: what it was measured to change, and what is left."""
-    run: dict[str, Any]
+    run: dict[str, Any] | None = None
     """The record of the run that the bundle was made from: its options, losses, metrics and times. A bundle goes to
     other people, so it holds no folder of the machine that made it: neither where the data was nor the model."""
     files: dict[Annotated[str, AfterValidator(_inside)], FileRecord]

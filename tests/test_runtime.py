@@ -248,3 +248,18 @@ def test_an_interval_only_of_enough_runs(bundle_copy, tmp_path, runs, has_interv
     assert shape.runs == runs and (shape.ratio_low is not None) == (shape.ratio_high is not None) == has_interval
     assert ("too few runs" in shown(bench_tables(report))) != has_interval
     assert LatencyReport.model_validate(Bundle(bundle_copy).manifest.results["bench"]) == report
+
+
+def test_a_bundle_of_schema_1_is_read_with_its_plan(bundle_copy):
+    path, plan = bundle_copy / "axform.json", Bundle(bundle_copy).manifest.plan
+    raw = json.loads(path.read_text())
+    del raw["plan"]["parts"]
+    raw["plan"] |= {"schema_version": 1, "layers": [{"attention": {"sign_matching": {"k": 2}}, "feed_forward": {}}]}
+    path.write_text(json.dumps(raw | {"schema_version": 1, "step": 1, "round": {}, "run": {}}))
+    assert Bundle(bundle_copy).manifest.plan == plan and check_bundle(Bundle(bundle_copy)).numeric.passed
+    raw["plan"]["layers"][0]["attention"]["skipped"] = True
+    path.write_text(json.dumps(raw))
+    with pytest.raises(
+        AxformError, match=r"damaged \(plan: layer.0.attn: remove and layer.0.attn: attention .* contradict"
+    ):
+        Bundle(bundle_copy)

@@ -19,8 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..core.families import Family, family_of, shape_of
-from ..core.plan import ApproximationPlan, Remove, SignMatching
-from ..core.targets import Grid
+from ..core.plan import ApproximationPlan, LayerPlan, SignMatching
+from ..core.targets import TargetKind
 from ..core.techniques import by_technique
 from .attention import sign_matching_attention
 
@@ -77,9 +77,9 @@ class AppliedPlan:
         """Replace whatever is applied to one layer by what the plan says of it."""
         self._clear(index)
         undo = self._undo[index] = []
-        site = _Site(self._model, self._family, self._layers[index], plan.grid)
-        for technique, parts in by_technique(plan.layers[index].parts).items():
-            undo.extend(APPLICATIONS[technique.name](site, parts))
+        site = _Site(self._model, self._family, self._layers[index], plan.layers[index])
+        for technique in by_technique(site.plan.parts):
+            undo.extend(APPLICATIONS[technique.name](site))
 
     def _clear(self, index: int) -> None:
         for undo in self._undo.pop(index, []):
@@ -88,66 +88,59 @@ class AppliedPlan:
 
 @dataclass(frozen=True)
 class _Site:
-    """A layer of a live model."""
+    """A layer of a live model, and what is to happen to it."""
 
     model: nn.Module
     family: Family
     layer: nn.Module
-    grid: Grid
+    plan: LayerPlan
 
     def module(self, path: str) -> nn.Module:
         return self.layer.get_submodule(path)
 
-    def mask_input(self, paths: Sequence[str], removed: Sequence[Remove]) -> list[_Undo]:
-        """Zeros at the inputs of some linears, where heads or groups of one kind are removed."""
-        kind = removed[0].target.kind
-        kept = self.grid.kept(kind, [part.target.index or 0 for part in removed])
-        return [_mask_input(self.module(path), kept, self.grid.dimension(kind)) for path in paths]
+    def mask_inputs(self, kind: TargetKind, paths: Sequence[str]) -> list[_Undo]:
+        """Zeros at the inputs of linears for the heads or groups of this kind that are removed, if any are."""
+        if not self.plan.removed(kind):
+            return []
+        kept, size = self.plan.kept(kind), self.plan.grid.dimension(kind)
+        return [_mask_input(self.module(path), kept, size) for path in paths]
 
 
-def _skip_blocks(site: _Site, blocks: Sequence[Remove]) -> list[_Undo]:
+def _skip_blocks(site: _Site) -> list[_Undo]:
     family, undo = site.family, []
-    for block in blocks:
-        if block.target.kind == "attn":
-            undo.append(
-                _replace_forward(
-                    site.module(family.attention_core), lambda hidden, *_, **__: (torch.zeros_like(hidden), None)
-                )
-            )
-            undo.append(_replace_forward(site.module(family.attention_output), torch.zeros_like))
-        else:
-            undo.append(_replace_forward(site.module(family.feed_forward_entry), torch.zeros_like))
-            undo.append(_replace_forward(site.module(family.down), torch.zeros_like))
+    if site.plan.skips("attn"):
+        core, projection = site.module(family.attention_core), site.module(family.attention_output)
+        undo.append(_replace_forward(core, lambda hidden, *_, **__: (torch.zeros_like(hidden), None)))
+        undo.append(_replace_forward(projection, torch.zeros_like))
+    if site.plan.skips("ffn"):
+        for path in (family.feed_forward_entry, family.down):
+            undo.append(_replace_forward(site.module(path), torch.zeros_like))
     return undo
 
 
-def _prune_heads(site: _Site, heads: Sequence[Remove]) -> list[_Undo]:
-    return site.mask_input([site.family.attention_output], heads)
+def _prune_heads(site: _Site) -> list[_Undo]:
+    return site.mask_inputs("attn.head", [site.family.attention_output])
 
 
-def _shrink_groups(site: _Site, groups: Sequence[Remove]) -> list[_Undo]:
-    family, undo = site.family, []
-    inputs = [group for group in groups if group.target.kind == "attn.in.group"]
-    neurons = [group for group in groups if group.target.kind == "ffn.group"]
-    if inputs:
-        undo += site.mask_input([family.query, family.key, family.value], inputs)
-    if neurons:
-        undo += site.mask_input([family.down], neurons)
-    return undo
+def _shrink_groups(site: _Site) -> list[_Undo]:
+    family = site.family
+    inputs = site.mask_inputs("attn.in.group", [family.query, family.key, family.value])
+    return inputs + site.mask_inputs("ffn.group", [family.down])
 
 
-def _match_signs(site: _Site, parts: Sequence[SignMatching]) -> list[_Undo]:
+def _match_signs(site: _Site) -> list[_Undo]:
     site.model.config._attn_implementation = _ATTENTION
-    return [_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", parts[0])]
+    (chosen,) = site.plan.every(SignMatching)
+    return [_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", chosen)]
 
 
-APPLICATIONS: dict[str, Callable[[_Site, Any], list[_Undo]]] = {
+APPLICATIONS: dict[str, Callable[[_Site], list[_Undo]]] = {
     "skip_blocks": _skip_blocks,
     "prune_heads": _prune_heads,
     "shrink_groups": _shrink_groups,
     "sign_matching": _match_signs,
 }
-"""How a layer does each of `core.techniques`, given its parts: what takes it back."""
+"""How a layer does each of `core.techniques`, where the plan asks for it: what takes it back."""
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> _Undo:

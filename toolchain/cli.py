@@ -5,24 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from ..console import note, out, showing_progress
 from ..core.plan import Focus, Selection
 from ..core.tasks import Task
-from ..errors import AxformError
 from ..summaries import optimize_tables
 from .elements import LayerOrder
-from .options import DEFAULTS, RECOVER, FineTuneOptions, GroupShape, OptimizeOptions, SignMatchingMode
+from .options import DEFAULTS, RECOVER, FineTuneOptions, GroupShape, SignMatchingMode, checked_options
 
 __all__ = ["optimize_command"]
 
 _SEARCH, _TRAINING, _DATA = "Search", "Fine-tuning", "Data"
-_SHOWN_INPUT = 60
-"""Characters of a bad value that an error repeats."""
 
 
 def optimize_command(
@@ -154,7 +150,7 @@ def optimize_command(
 
     Example: axform optimize minilm --task glue/sst2 --data data --focus speed --out runs/sst2
     """
-    options = _options(
+    options = checked_options(
         model=model,
         task=task,
         focus=focus,
@@ -196,17 +192,6 @@ def optimize_command(
     for table in optimize_tables(record, RunFolder(out_dir).read_plan()):
         out.print(table)
     _explain_next(out_dir)
-
-
-def _options(**values: Any) -> OptimizeOptions:
-    try:
-        return OptimizeOptions(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        found = repr(first["input"])
-        shown = found if len(found) <= _SHOWN_INPUT else f"{found[:_SHOWN_INPUT]}..."
-        raise AxformError(f"{flag}: {first['msg']} (found {shown}).") from None
 
 
 def _explain_next(run: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.plan import Focus, Selection
+from ..errors import AxformError
 from .elements import LayerOrder
 from .significance import Thresholds
 
@@ -19,6 +20,7 @@ __all__ = [
     "GroupShape",
     "OptimizeOptions",
     "SignMatchingMode",
+    "checked_options",
 ]
 
 GroupShape = Literal["any", "contiguous"]
@@ -45,6 +47,8 @@ RECOVER = 0.25
 """`recover` where it is not given; where it is too much, the search falls back to less."""
 _MOST_EPOCHS, _MOST_ROUNDS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS = 1000, 100, 4096, 1024
 """Far above what helps: a slip of the finger is told at once instead of a run that never ends or exhausts the memory."""
+_SHOWN_INPUT = 60
+"""Characters of a bad value that an error repeats."""
 
 
 class OptimizeOptions(BaseModel):
@@ -117,6 +121,22 @@ class OptimizeOptions(BaseModel):
         if self.recover is not None:
             return self.recover
         return RECOVER if self.focus != "accuracy" and self.final_epochs else 0.0
+
+
+def checked_options(**values: Any) -> OptimizeOptions:
+    """`OptimizeOptions` of what a user gave.
+
+    Raises:
+        AxformError: a value out of its range; names its flag.
+    """
+    try:
+        return OptimizeOptions(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        found = repr(first["input"])
+        shown = found if len(found) <= _SHOWN_INPUT else f"{found[:_SHOWN_INPUT]}..."
+        raise AxformError(f"{flag}: {first['msg']} (found {shown}).") from None
 
 
 DEFAULTS: dict[str, Any] = {name: field.default for name, field in OptimizeOptions.model_fields.items()}

@@ -20,7 +20,7 @@ class AxformExportCommand(BaseOptimumCLICommand):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.add_argument("run", type=Path, help="Run folder made by `axform optimize`.")
+        parser.add_argument("run", help="Run folder made by `axform optimize`.")
         parser.add_argument("--out", type=Path, required=True, help="Bundle folder to write.")
         parser.add_argument(
             "--heads", choices=get_args(HeadMode), default=DEFAULT_HEADS, help="How pruned heads are removed."
