@@ -15,6 +15,7 @@ from axform.toolchain.evaluation import Evaluator, predict, task_loss
 from axform.toolchain.finetune import fine_tune
 from axform.toolchain.models import fingerprint
 from axform.toolchain.options import FineTuneOptions
+from axform.toolchain.teacher import teacher_of
 from support import FAMILIES, plan_of, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
@@ -40,11 +41,26 @@ def test_a_teacher_wins_back_what_a_skipped_block_cost(family, tmp_path):
             before = (student.model(**batch).logits - wanted).square().mean()
     frozen = fingerprint(teacher.model)
     with apply_plan(student.model, plan):
-        fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=teacher.model)
+        fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=teacher_of(teacher, train, 8))
         with torch.inference_mode():
             after = (student.model(**batch).logits - wanted).square().mean()
     assert after < 0.7 * before
     assert fingerprint(teacher.model) == frozen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_recorded_teacher_says_what_an_asked_one_does(family):
+    loaded = tiny_model(family)
+    train, _ = splits(loaded)
+    recorded, asked = teacher_of(loaded, train, 8), teacher_of(loaded, train, 8, most_bytes=0)
+    assert type(recorded) is not type(asked)
+    rows = torch.tensor([90, 3, 41, 3])
+    inputs = {name: torch.from_numpy(value) for name, value in train.batch(rows.tolist()).items()}
+    ours, theirs = recorded.answer(rows, inputs), asked.answer(rows, inputs)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=0.05, rtol=0.05)  # bf16 of batches of other lengths
+    assert len(ours.hidden_states) == len(theirs.hidden_states) == loaded.shape.num_layers
+    for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(mine.float(), other.float(), atol=0.05, rtol=0.05)
 
 
 def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
@@ -141,7 +157,7 @@ def test_a_training_that_diverges_says_so(tmp_path, rate):
 
 
 def test_bf16_stays_off_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("axform.toolchain.finetune._has_fast_bf16", lambda: True)
+    monkeypatch.setattr("axform.toolchain.precision.has_fast_bf16", lambda: True)
     loaded = tiny_model("bert")
     train, selection = splits(loaded)
     measured = fine_tune(loaded, TASK, train, selection, OPTIONS, tmp_path / "w")

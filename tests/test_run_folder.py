@@ -243,7 +243,7 @@ def test_without_a_round_that_keeps_the_bound_the_result_is_the_baseline(small, 
 
 def test_what_was_measured_is_what_is_saved(small, monkeypatch, tmp_path):
     """Also where the training runs in bf16."""
-    monkeypatch.setattr("axform.toolchain.finetune._has_fast_bf16", lambda: True)
+    monkeypatch.setattr("axform.toolchain.precision.has_fast_bf16", lambda: True)
     run = RunFolder(tmp_path / "run")
     record = optimize(small[0], run.path)
     whole = FinishedRun(run)

@@ -26,6 +26,7 @@ from .finetune import fine_tune
 from .models import LoadedModel, load_fine_tuned, preferred_device, without_progress_bar
 from .options import FineTuneOptions, OptimizeOptions
 from .run_folder import RunFolder
+from .teacher import Teacher, teacher_of
 
 __all__ = ["RunContext", "Splits", "save_model"]
 
@@ -74,7 +75,7 @@ class RunContext:
         epochs: int,
         name: str,
         plan: ApproximationPlan | None = None,
-        teacher: LoadedModel | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Train in place, with checkpoints under ``name`` that stay until `forget_training`.
 
@@ -96,9 +97,14 @@ class RunContext:
                 self.splits.selection,
                 options,
                 self.run.training(name),
-                teacher=None if teacher is None else teacher.model,
+                teacher=teacher,
                 on_step=self._report_step,
             )
+
+    def record_teacher(self, loaded: LoadedModel) -> Teacher:
+        """The model's answers to the train split, for every fine-tuning to come."""
+        self.progress.stage("recording the teacher's answers")
+        return teacher_of(loaded, self.splits.train, self.options.batch_size, self.progress.step)
 
     def forget_training(self, name: str) -> None:
         """Delete the checkpoints of a fine-tuning whose result is saved."""

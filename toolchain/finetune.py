@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..core.batches import EncodedSplit
 from ..core.metrics import Measurement, compute_metric
@@ -21,6 +21,8 @@ from .checkpoints import Checkpoints
 from .evaluation import predict, task_loss
 from .models import LoadedModel, without_progress_bar
 from .options import FineTuneOptions
+from .precision import in_fast_precision
+from .teacher import Teacher
 from .threads import timed_step
 
 __all__ = ["fine_tune"]
@@ -37,7 +39,7 @@ def fine_tune(
     options: FineTuneOptions,
     work_dir: Path,
     *,
-    teacher: PreTrainedModel | None = None,
+    teacher: Teacher | None = None,
     on_step: Callable[[int, int, float | None], None] | None = None,
 ) -> list[Measurement]:
     """Train in place and leave the model with the weights of its best epoch on the selection split.
@@ -46,7 +48,7 @@ def fine_tune(
     caller, who has saved the result, deletes them.
 
     Args:
-        teacher: an already fine-tuned model of the same task whose logits are distilled.
+        teacher: an already fine-tuned model of the same task and shape, whose logits and hidden states are distilled.
         on_step: called with (step, steps, training loss, None as long as it is not known).
 
     Returns:
@@ -72,7 +74,7 @@ def _trainer(
     train: EncodedSplit,
     options: FineTuneOptions,
     work_dir: Path,
-    teacher: PreTrainedModel | None,
+    teacher: Teacher | None,
     watcher: TrainerCallback,
 ) -> Trainer:
     arguments = TrainingArguments(
@@ -109,13 +111,6 @@ def _trainer(
     return trainer
 
 
-def _has_fast_bf16() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    cpu: Any = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
-
-
 class _Samples(torch.utils.data.Dataset):
     """Sample numbers, with the tokens that the sampler groups by length; the collator makes the padded batch."""
 
@@ -134,15 +129,15 @@ class _Collator:
         self._split = split
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        indices = [sample["index"] for sample in samples]
-        batch = {name: torch.from_numpy(value) for name, value in self._split.batch(indices).items()}
-        return {**batch, "labels": torch.from_numpy(self._split.labels[indices])}
+        rows = [sample["index"] for sample in samples]
+        batch = {name: torch.from_numpy(value) for name, value in self._split.batch(rows).items()}
+        return {**batch, "labels": torch.from_numpy(self._split.labels[rows]), "rows": torch.tensor(rows)}
 
 
 class _DistillingTrainer(Trainer):
     """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression).
 
-    Student and teacher run in bf16 where the hardware has it. That stands here, around their forward, and not in
+    The student runs in bf16 where the hardware has it. That stands here, around the student's forward, and not in
     Trainer's ``bf16``, which wraps the model itself and leaves it so: what is measured and shipped is float32.
     """
 
@@ -150,7 +145,7 @@ class _DistillingTrainer(Trainer):
         self,
         *,
         task: Task,
-        teacher: PreTrainedModel | None,
+        teacher: Teacher | None,
         options: FineTuneOptions,
         key_mask: str,
         **trainer_options: Any,
@@ -159,7 +154,7 @@ class _DistillingTrainer(Trainer):
         self._task = task
         self._options = options
         self._key_mask = key_mask
-        self._teacher = None if teacher is None else teacher.eval().to(self.args.device)
+        self._teacher = teacher
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any) -> Tensor:
         with timed_step("training", inputs["input_ids"].numel()):
@@ -168,22 +163,19 @@ class _DistillingTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
-        labels = inputs.pop("labels")
-        with self._in_bf16():
+        labels, rows = inputs.pop("labels"), inputs.pop("rows")
+        with in_fast_precision(self.args.device):
             outputs = model(**inputs, output_hidden_states=self._teacher is not None)
         loss = task_loss(self._task, outputs.logits, labels)
         if self._teacher is not None:
-            with torch.no_grad(), self._in_bf16():
-                wanted = self._teacher(**inputs, output_hidden_states=True)
+            wanted = self._teacher.answer(rows, inputs)
             share = self._options.teacher_weight
-            loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits.float())
+            loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits)
             if self._options.hidden_weight:
                 real = inputs[self._key_mask].bool()
-                loss = loss + self._options.hidden_weight * _hidden_loss(outputs, wanted, real)
+                states = [states[real] for states in outputs.hidden_states[1:]]
+                loss = loss + self._options.hidden_weight * _hidden_loss(states, wanted.hidden_states)
         return (loss, outputs) if return_outputs else loss
-
-    def _in_bf16(self) -> torch.autocast:
-        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=_has_fast_bf16())
 
     def _logits_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         if self._task.is_regression:
@@ -198,15 +190,14 @@ class _DistillingTrainer(Trainer):
         return divergence * temperature**2
 
 
-def _hidden_loss(outputs: Any, wanted: Any, real: Tensor) -> Tensor:
-    """How far the hidden states after each layer are from the teacher's, on real tokens; 1 = as far as zeros are.
+def _hidden_loss(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """How far the hidden states after each layer are from the teacher's, (tokens, hidden size); 1 = as far as zeros are.
 
-    The student is the teacher with parts missing, so layers correspond one to one. ``real`` is (batch, sequence).
+    The student is the teacher with parts missing, so layers correspond one to one.
     """
-    layers = zip(outputs.hidden_states[1:], wanted.hidden_states[1:], strict=True)
     distances = [
-        (ours[real].float() - theirs[real].float()).square().mean() / theirs[real].float().square().mean()
-        for ours, theirs in layers
+        (ours.float() - theirs.float()).square().mean() / theirs.float().square().mean()
+        for ours, theirs in zip(states, wanted, strict=True)
     ]
     return torch.stack(distances).mean()
 

@@ -7,6 +7,7 @@ again where it started, with half the slack, until the slack is a quarter of the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from .models import LoadedModel
 from .run_folder import Round, RoundRecord
 from .search import SearchOptions, SearchProgress, SearchResult, search
 from .significance import Thresholds
+from .teacher import Teacher
 
 __all__ = ["Rounds"]
 
@@ -61,6 +63,10 @@ class Rounds:
         group_size = self._options.group_size or default_group_size(baseline.shape)
         self._nothing = ApproximationPlan.empty(baseline.identity(), group_size, self._options.focus, context.task.name)
         self._answers = context.logits(baseline, self._nothing, context.splits.acceptance)
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        return self._context.record_teacher(self._baseline)
 
     def run(self) -> tuple[int, int]:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""
@@ -109,8 +115,8 @@ class Rounds:
         context, name = self._context, f"round-{number}"
         student = context.reload(self._run.round(start.number).model)
         if self._options.final_epochs:
+            teacher = self._teacher if self._options.distill else None
             context.progress.stage(f"fine-tuning round {number}")
-            teacher = self._baseline if self._options.distill else None
             context.fine_tune(student, self._options.final_epochs, name, plan=found.plan, teacher=teacher)
         with write_folder(self._run.round(number).path) as staging:
             folder = Round(staging, staging / "model")
