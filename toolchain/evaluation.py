@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from ..core.batches import EncodedSplit
 from ..core.metrics import Measurement, compute_metric
 from ..core.plan import ApproximationPlan
 from ..core.tasks import Task
+from . import precision
 from .apply import AppliedPlan, apply_plan, layers_of
 from .models import LoadedModel
 from .reuse import Edit, KeptActivations, first_edit
@@ -58,7 +61,8 @@ def _to_device(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, 
 class Evaluator:
     """Measures plans on one split.
 
-    A trial computes nothing that the current plan has computed below the trial's first change (`KeptActivations`).
+    A trial computes nothing that the current plan has computed below the trial's first change (`KeptActivations`). Trials
+    are compared with each other, so that all of them may run in a precision that is fast; what is reported may not.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Evaluator:
         *,
         batch_size: int = 32,
         cache_bytes: int = 2 << 30,
+        in_fast_precision: bool = False,
     ) -> None:
         self._loaded = loaded
         self._task = task
@@ -80,6 +85,7 @@ class Evaluator:
             for indices, batch in split.batches(batch_size)
         ]
         self._samples = len(split)
+        self._precision = partial(precision.in_fast_precision, device) if in_fast_precision else nullcontext
         self._plan = plan
         self._applied: AppliedPlan = apply_plan(loaded.model, plan)
         self._nothing_changes = Edit(len(layers))
@@ -140,7 +146,7 @@ class Evaluator:
             if losses > hopeless_above * self._samples:
                 break
             work = _work(batch, self._loaded.shape.num_layers - self._kept.start(number, edit))
-            with self._kept.shortcut(number, edit), timed_step(_EVALUATION, work):
+            with self._kept.shortcut(number, edit), timed_step(_EVALUATION, work), self._precision():
                 output = self._loaded.model(**batch).logits.float()
             losses += task_loss(self._task, output, labels).item() * len(labels)
             logits.append(output.cpu().numpy())

@@ -23,6 +23,7 @@ from .context import RunContext, save_model
 from .evaluation import Evaluator
 from .journal import Journal
 from .models import LoadedModel
+from .precision import has_fast_bf16
 from .run_folder import Round, RoundRecord
 from .search import SearchOptions, SearchProgress, SearchResult, search
 from .significance import Thresholds
@@ -192,12 +193,18 @@ class Rounds:
                 "thresholds": [thresholds.prune, thresholds.approximate, thresholds.max_drop],
                 "group_size": start.plan.group_size,
                 "order": options.layer_order,
+                "precision": "bf16" if has_fast_bf16() else "float32",
             },
         )
         context.progress.stage(f"searching, round {number}")
         loaded = context.reload(self._run.round(start.number).model)
         evaluator = Evaluator(
-            loaded, context.task, context.splits.selection, start.plan, batch_size=self._options.batch_size
+            loaded,
+            context.task,
+            context.splits.selection,
+            start.plan,
+            batch_size=self._options.batch_size,
+            in_fast_precision=True,
         )
         try:
             return search(evaluator, options, journal, self._report_trial)

@@ -5,8 +5,8 @@ Searches one fine-tuned model of a run again and again, in turn, and compares ti
     plain        every trial runs the whole model over all rows
     layers       inputs of the layers are reused below the edit
     inside       and what lies below the edit inside its layer
-    early        and a hopeless trial ends early: this is what axform does
-    bf16         the same under a bf16 autocast
+    early        and a hopeless trial ends early
+    bf16         and products are computed in bf16, where that is fast: this is what axform does
 
     python samples/benchmarks/search_cost.py runs/sst2 --rows 1500
 """
@@ -17,7 +17,6 @@ import argparse
 import os
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -90,18 +89,22 @@ def main() -> None:
         kind = Evaluator if variant in ("early", "bf16") else _Patient
         with tempfile.TemporaryDirectory() as folder:
             evaluator = kind(
-                loaded, data.task, split, current, batch_size=options.batch_size, cache_bytes=rooms.get(variant, _ROOM)
+                loaded,
+                data.task,
+                split,
+                current,
+                batch_size=options.batch_size,
+                cache_bytes=rooms.get(variant, _ROOM),
+                in_fast_precision=variant == "bf16",
             )
             started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16) if variant == "bf16" else nullcontext():
-                journal = Journal(Path(folder) / "trials.jsonl", {})
-                verdicts: list[tuple[str, str]] = []
-                search(
-                    evaluator,
-                    SearchOptions(focus="speed", thresholds=thresholds),
-                    journal,
-                    lambda trial: verdicts.append((str(trial.element), trial.record.verdict.value)),
-                )
+            verdicts: list[tuple[str, str]] = []
+            search(
+                evaluator,
+                SearchOptions(focus="speed", thresholds=thresholds),
+                Journal(Path(folder) / "trials.jsonl", {}),
+                lambda trial: verdicts.append((str(trial.element), trial.record.verdict.value)),
+            )
             seconds = time.perf_counter() - started
             evaluator.close()
         return seconds, verdicts
