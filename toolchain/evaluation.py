@@ -18,22 +18,16 @@ from ..core.plan import ApproximationPlan
 from ..core.tasks import Task
 from . import precision
 from .apply import AppliedPlan, apply_plan, layers_of
+from .losses import losses_by_temperature
 from .models import LoadedModel
 from .reuse import Edit, KeptActivations, first_edit
 from .significance import Hopeless
 from .threads import timed_step
 
-__all__ = ["Evaluator", "predict", "task_loss"]
+__all__ = ["Evaluator", "predict"]
 
 _EVALUATION = "evaluation"
 """The kind of work that batches of trials and of predictions are, for `timed_step`."""
-
-
-def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss of a batch: cross-entropy, or the squared error of a regression, on float32 logits (batch, labels)."""
-    if task.is_regression:
-        return torch.nn.functional.mse_loss(logits.float().squeeze(-1), labels.float())
-    return torch.nn.functional.cross_entropy(logits.float(), labels)
 
 
 def predict(loaded: LoadedModel, split: EncodedSplit, batch_size: int) -> np.ndarray:
@@ -62,7 +56,8 @@ class Evaluator:
     """Measures plans on one split.
 
     A trial computes nothing that the current plan has computed below the trial's first change (`KeptActivations`). Trials
-    are compared with each other, so that all of them may run in a precision that is fast; what is reported may not.
+    are compared with each other, so that all of them may run in a precision that is fast; what is reported may not. The
+    loss is that at the model's best temperature (`losses_by_temperature`).
     """
 
     def __init__(
@@ -139,18 +134,18 @@ class Evaluator:
 
     @torch.inference_mode()
     def _run(self, edit: Edit, hopeless_above: float) -> tuple[float, list[np.ndarray]]:
-        """Sum of the losses, and the logits of each batch that was run."""
+        """Sum of the losses at the best temperature, and the logits of each batch that was run."""
         self._loaded.model.eval()
-        losses, logits = 0.0, []
+        losses, logits = torch.zeros(()), []
         for number, (batch, labels) in enumerate(self._batches):
-            if losses > hopeless_above * self._samples:
+            if losses.min() > hopeless_above * self._samples:
                 break
             work = _work(batch, self._loaded.shape.num_layers - self._kept.start(number, edit))
             with self._kept.shortcut(number, edit), timed_step(_EVALUATION, work), self._precision():
                 output = self._loaded.model(**batch).logits.float()
-            losses += task_loss(self._task, output, labels).item() * len(labels)
+            losses = losses + losses_by_temperature(self._task, output, labels).cpu()
             logits.append(output.cpu().numpy())
-        return losses, logits
+        return losses.min().item(), logits
 
     def _completed(self, losses: float, logits: list[np.ndarray]) -> Measurement:
         labels = np.concatenate([labels.cpu().numpy() for _, labels in self._batches])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -18,7 +17,8 @@ from ..core.tasks import Task
 from ..errors import AxformError
 from ..files import writing
 from .checkpoints import Checkpoints
-from .evaluation import predict, task_loss
+from .evaluation import predict
+from .losses import constant_loss, task_loss
 from .models import LoadedModel, without_progress_bar
 from .options import FineTuneOptions
 from .precision import in_fast_precision
@@ -244,7 +244,7 @@ class _EpochWatcher(TrainerCallback):
 
     def check_learnt(self) -> None:
         """Refuse a model whose best epoch is far worse than saying the same of every sample."""
-        best, constant = self._checkpoints.best, _constant_loss(self._task, self._selection.labels)
+        best, constant = self._checkpoints.best, constant_loss(self._task, self._selection.labels)
         if best.loss > _DIVERGED * constant:
             raise self._diverged(
                 f"the best selection loss is {best.loss:.4g}, where the same answer for every sample has {constant:.4g}"
@@ -259,11 +259,3 @@ class _EpochWatcher(TrainerCallback):
             f"the training diverged: {why}. Start again with --overwrite and a --learning-rate smaller than "
             f"{self._options.learning_rate:g}."
         )
-
-
-def _constant_loss(task: Task, labels: np.ndarray) -> float:
-    """Loss of the best answer that is the same for every sample: the labels' entropy, or a regression's variance."""
-    if task.is_regression:
-        return float(labels.var())
-    shares = np.bincount(labels) / len(labels)
-    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())

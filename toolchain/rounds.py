@@ -6,7 +6,7 @@ again where it started, with half the slack, until the slack is a quarter of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from .attention import default_k
 from .context import RunContext, save_model
 from .evaluation import Evaluator
 from .journal import Journal
+from .losses import constant_loss
 from .models import LoadedModel
 from .precision import has_fast_bf16
 from .run_folder import Round, RoundRecord
@@ -177,6 +178,7 @@ class Rounds:
             focus=self._options.focus,
             thresholds=thresholds,
             reference_metric=self._run.round(0).read_record().final.metric,
+            constant_loss=constant_loss(context.task, context.splits.selection.labels),
             sequence=self._sequence,
             layer_order=self._options.layer_order,
             sign_matching_k=self._sign_matching_k(),
@@ -190,7 +192,7 @@ class Rounds:
                 "model": start.plan.model.fingerprint,
                 "selection": context.splits.selection.digest(),
                 "focus": options.focus,
-                "thresholds": [thresholds.prune, thresholds.approximate, thresholds.max_drop],
+                "thresholds": asdict(thresholds),
                 "group_size": start.plan.group_size,
                 "order": options.layer_order,
                 "precision": "bf16" if has_fast_bf16() else "float32",
@@ -214,9 +216,10 @@ class Rounds:
     def _thresholds(self, slack: float) -> Thresholds:
         options = self._options
         return Thresholds(
-            prune=options.prune_threshold + slack,
-            approximate=options.approximate_threshold + slack,
+            prune=options.prune_threshold,
+            approximate=options.approximate_threshold,
             max_drop=options.max_drop + _METRIC_SLACK * slack,
+            slack=slack,
         )
 
     def _sign_matching_k(self) -> int | None:

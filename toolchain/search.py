@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,16 +25,17 @@ class SearchOptions:
     """What a search may do.
 
     ``reference_metric`` is the unpruned model's, which the metric's bound is a share of (None: that of the state that the
-    search starts from). ``sequence`` is the sample length in tokens that costs are computed for. ``sign_matching`` is
-    what an approximable
-    ATTN block may be replaced by with the speed focus (None: nothing). With the speed focus, groups of a block are
-    removed from both ends so that a contiguous range remains (greedy shrinking) where ``*_groups`` says so; along the
+    search starts from), ``constant_loss`` that of the best answer that is the same for every sample. ``sequence`` is the
+    sample length in tokens that costs are computed for. ``sign_matching_k`` is the keys kept by what an approximable ATTN
+    block may be replaced by with the speed focus (None: nothing). With the speed focus, groups of a block are removed
+    from both ends so that a contiguous range remains (greedy shrinking) where ``*_groups`` says so; along the
     intermediate neurons contiguity buys nothing, along input features it turns a Gather into a Slice.
     """
 
     focus: Focus
     thresholds: Thresholds = field(default_factory=Thresholds)
     reference_metric: float | None = None
+    constant_loss: float = math.inf
     sequence: int = Task.max_length
     layer_order: LayerOrder = DEFAULTS["layer_order"]
     sign_matching_k: int | None = None
@@ -107,7 +109,11 @@ class _Search:
     def run(self) -> SearchResult:
         baseline = self._recorded(Target(0, "attn"), "baseline", lambda: (self._evaluator.measure(), Verdict.RETAIN))
         self._significance = Significance(
-            self._options.focus, self._options.thresholds, baseline.measurement, self._options.reference_metric
+            self._options.focus,
+            self._options.thresholds,
+            baseline.measurement,
+            self._options.reference_metric,
+            self._options.constant_loss,
         )
         self._current = baseline.measurement
         while self._queue:

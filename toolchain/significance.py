@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,12 +34,14 @@ class Thresholds:
 
     The loss may grow by ``prune`` for an element to be pruned and by ``approximate`` for it to be approximated; the
     task metric may fall by ``max_drop`` of its baseline. The defaults are the paper's, for less than 0.5 % relative
-    loss of accuracy.
+    loss of accuracy. ``slack`` more is allowed where a fine-tuning will win it back: that share of the baseline's loss, or
+    of what the baseline knows, which is by how much its loss is below that of a constant answer, if that is less.
     """
 
     prune: float = 0.005
     approximate: float = 0.02
     max_drop: float = 0.005
+    slack: float = 0.0
 
 
 class Significance:
@@ -49,13 +52,19 @@ class Significance:
     """
 
     def __init__(
-        self, focus: Focus, thresholds: Thresholds, baseline: Measurement, reference_metric: float | None = None
+        self,
+        focus: Focus,
+        thresholds: Thresholds,
+        baseline: Measurement,
+        reference_metric: float | None = None,
+        constant_loss: float = math.inf,
     ) -> None:
         self._focus = focus
         self._thresholds = thresholds
         self.baseline = baseline
         self.min_loss = baseline.loss
         self._reference_metric = baseline.metric if reference_metric is None else reference_metric
+        self._slack = thresholds.slack * min(baseline.loss, max(0.0, constant_loss - baseline.loss))
 
     @property
     def metric_bound(self) -> float:
@@ -65,13 +74,13 @@ class Significance:
     @property
     def prune_below(self) -> float:
         if self._focus == "accuracy":
-            return self.min_loss
-        return (1 + self._thresholds.prune) * self.baseline.loss
+            return self.min_loss + self._slack
+        return (1 + self._thresholds.prune) * self.baseline.loss + self._slack
 
     @property
     def approximate_below(self) -> float:
         reference = self.min_loss if self._focus == "accuracy" else self.baseline.loss
-        return (1 + self._thresholds.approximate) * reference
+        return (1 + self._thresholds.approximate) * reference + self._slack
 
     def hopeless_above(self, element: Target) -> float:
         """The loss from which on nothing happens to the element; inside a block nothing is done short of pruning."""

@@ -82,7 +82,7 @@ def main() -> None:
     )
     rooms = {"plain": 0, "layers": layer_bytes * (loaded.shape.num_layers - 1)}
     thresholds = Thresholds(
-        0.005 + arguments.slack, arguments.approximate + arguments.slack, 0.005 + arguments.slack / 5
+        approximate=arguments.approximate, max_drop=0.005 + arguments.slack / 5, slack=arguments.slack
     )
 
     def run_search(variant: str) -> tuple[float, list[tuple[str, str]]]:
