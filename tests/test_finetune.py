@@ -186,4 +186,3 @@ def test_the_plan_stays_applied_during_training(tmp_path):
         logits = torch.from_numpy(predict(loaded, selection, 32))
     loss = task_loss(TASK, logits, torch.from_numpy(selection.labels)).item()
     assert loss == pytest.approx(last.loss, rel=1e-4)
-    evaluator.close()
