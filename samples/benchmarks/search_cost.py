@@ -1,6 +1,7 @@
 """What makes a search cheap, each by itself: reused activations, trials that end early, bf16.
 
-Searches one fine-tuned model of a run again and again, in turn, and compares times and verdicts:
+Searches one fine-tuned model of a run again and again, in turn, and compares verdicts and CPU time, which neighbours on
+the machine disturb less than the clock:
 
     plain        every trial runs the whole model over all rows
     layers       inputs of the layers are reused below the edit
@@ -97,7 +98,7 @@ def main() -> None:
                 cache_bytes=rooms.get(variant, _ROOM),
                 in_fast_precision=variant == "bf16",
             )
-            started = time.perf_counter()
+            started = time.process_time()
             verdicts: list[tuple[str, str]] = []
             search(
                 evaluator,
@@ -105,7 +106,7 @@ def main() -> None:
                 Journal(Path(folder) / "trials.jsonl", {}),
                 lambda trial: verdicts.append((str(trial.element), trial.record.verdict.value)),
             )
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             evaluator.close()
         return seconds, verdicts
 
@@ -121,7 +122,7 @@ def main() -> None:
         return [variant, f"{np.median(seconds):.1f}", f"{share:.0%}", str(len(verdicts)), str(other)]
 
     title = f"a whole search, {len(split)} rows, {torch.get_num_threads()} threads, {machine_name()}"
-    columns = ["kind", "seconds", f"of {first}", "trials", "other verdicts"]
+    columns = ["kind", "CPU seconds", f"of {first}", "trials", "other verdicts"]
     out.print(table(title, columns, [row(variant) for variant in arguments.variants]))
 
 
