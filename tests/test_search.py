@@ -197,11 +197,12 @@ def test_accuracy_thresholds_follow_the_best_loss():
     assert significance.judge(Measurement(0.82, 0.9)) is Verdict.RETAIN
 
 
-@pytest.mark.parametrize(("constant", "allowed"), [(math.inf, 0.25), (0.8, 0.25), (0.5, 0.1), (0.3, 0.0)])
-def test_slack_is_a_share_of_what_the_baseline_knows(constant, allowed):
-    """Of its loss of 0.4 at most, less where a constant answer is nearly as good, nothing where it is better."""
+@pytest.mark.parametrize(
+    ("loss", "constant", "below"),
+    [(0.4, None, 0.5), (0.4, 0.9, 0.5), (0.4, 0.5, 0.425), (0.4, 0.3, 0.4), (0.0, 0.8, 0.01)],
+)
+def test_slack_is_a_share_of_what_the_baseline_knows(loss, constant, below):
+    """Of its loss, less where a constant answer is nearly as good; a loss near zero counts as a twentieth of that."""
     thresholds = Thresholds(prune=0, approximate=0, slack=0.25)
-    significance = Significance("speed", thresholds, Measurement(0.4, 0.9), constant_loss=constant)
-    known = min(0.4, max(0.0, constant - 0.4))
-    assert significance.prune_below == significance.approximate_below == pytest.approx(0.4 + 0.25 * known)
-    assert significance.prune_below == pytest.approx({0.25: 0.5, 0.1: 0.425, 0.0: 0.4}[allowed])
+    significance = Significance("speed", thresholds, Measurement(loss, 0.9), constant_loss=constant)
+    assert significance.prune_below == significance.approximate_below == pytest.approx(below)

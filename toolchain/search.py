@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ class SearchOptions:
     focus: Focus
     thresholds: Thresholds = field(default_factory=Thresholds)
     reference_metric: float | None = None
-    constant_loss: float = math.inf
+    constant_loss: float | None = None
     sequence: int = Task.max_length
     layer_order: LayerOrder = DEFAULTS["layer_order"]
     sign_matching_k: int | None = None

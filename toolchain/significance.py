@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,6 +11,10 @@ from ..core.plan import Focus
 from ..core.targets import Target
 
 __all__ = ["Hopeless", "Significance", "Thresholds", "Verdict"]
+
+
+_SMALLEST_SCALE = 0.05
+"""Of the loss of a constant answer; shares of less would let noise decide."""
 
 
 class Verdict(str, Enum):
@@ -35,7 +38,8 @@ class Thresholds:
     The loss may grow by ``prune`` for an element to be pruned and by ``approximate`` for it to be approximated; the
     task metric may fall by ``max_drop`` of its baseline. The defaults are the paper's, for less than 0.5 % relative
     loss of accuracy. ``slack`` more is allowed where a fine-tuning will win it back: that share of the baseline's loss, or
-    of what the baseline knows, which is by how much its loss is below that of a constant answer, if that is less.
+    of what the baseline knows, which is by how much its loss is below that of a constant answer, if that is less. A loss
+    near zero counts as a twentieth of a constant answer's.
     """
 
     prune: float = 0.005
@@ -57,14 +61,16 @@ class Significance:
         thresholds: Thresholds,
         baseline: Measurement,
         reference_metric: float | None = None,
-        constant_loss: float = math.inf,
+        constant_loss: float | None = None,
     ) -> None:
         self._focus = focus
         self._thresholds = thresholds
         self.baseline = baseline
         self.min_loss = baseline.loss
         self._reference_metric = baseline.metric if reference_metric is None else reference_metric
-        self._slack = thresholds.slack * min(baseline.loss, max(0.0, constant_loss - baseline.loss))
+        self._smallest_scale = 0.0 if constant_loss is None else _SMALLEST_SCALE * constant_loss
+        known = baseline.loss if constant_loss is None else max(0.0, constant_loss - baseline.loss)
+        self._slack = thresholds.slack * min(self._scale(baseline.loss), known)
 
     @property
     def metric_bound(self) -> float:
@@ -75,12 +81,16 @@ class Significance:
     def prune_below(self) -> float:
         if self._focus == "accuracy":
             return self.min_loss + self._slack
-        return (1 + self._thresholds.prune) * self.baseline.loss + self._slack
+        return self.baseline.loss + self._thresholds.prune * self._scale(self.baseline.loss) + self._slack
 
     @property
     def approximate_below(self) -> float:
         reference = self.min_loss if self._focus == "accuracy" else self.baseline.loss
-        return (1 + self._thresholds.approximate) * reference + self._slack
+        return reference + self._thresholds.approximate * self._scale(reference) + self._slack
+
+    def _scale(self, loss: float) -> float:
+        """What a threshold is a share of."""
+        return max(loss, self._smallest_scale)
 
     def hopeless_above(self, element: Target) -> float:
         """The loss from which on nothing happens to the element; inside a block nothing is done short of pruning."""
