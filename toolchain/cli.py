@@ -14,7 +14,7 @@ from ..core.plan import Focus, Selection
 from ..core.tasks import Task
 from ..summaries import optimize_tables
 from .elements import LayerOrder
-from .options import DEFAULTS, RECOVER, FineTuneOptions, GroupShape, SignMatchingMode, checked_options
+from .options import DEFAULTS, DISTILLING_RATE, RECOVER, FineTuneOptions, GroupShape, SignMatchingMode, checked_options
 
 __all__ = ["optimize_command"]
 
@@ -134,6 +134,13 @@ def optimize_command(
     learning_rate: Annotated[
         float, typer.Option(help="Peak of the linear decay.", rich_help_panel=_TRAINING)
     ] = DEFAULTS["learning_rate"],
+    final_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help=f"The same for the trainings with a plan; default {DISTILLING_RATE:g} times --learning-rate with a teacher.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.", rich_help_panel=_TRAINING)] = DEFAULTS[
         "batch_size"
     ],
@@ -176,6 +183,7 @@ def optimize_command(
         baseline_epochs=baseline_epochs,
         final_epochs=final_epochs,
         learning_rate=learning_rate,
+        final_learning_rate=final_learning_rate,
         batch_size=batch_size,
         distill=distill,
         threads=threads,

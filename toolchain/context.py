@@ -80,11 +80,15 @@ class RunContext:
         """Train in place, with checkpoints under ``name`` that stay until `forget_training`.
 
         Args:
-            plan: applied during the training.
+            plan: applied during the training, which then is to win back what it costs.
         """
+        rate = ("--learning-rate", self.options.learning_rate)
+        if plan is not None:
+            rate = ("--final-learning-rate", self.options.recovering_rate)
         options = FineTuneOptions(
             epochs=epochs,
-            learning_rate=self.options.learning_rate,
+            learning_rate=rate[1],
+            learning_rate_option=rate[0],
             batch_size=self.options.batch_size,
             seed=self.options.seed,
         )

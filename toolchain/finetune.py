@@ -256,6 +256,6 @@ class _EpochWatcher(TrainerCallback):
 
     def _diverged(self, why: str) -> AxformError:
         return AxformError(
-            f"the training diverged: {why}. Start again with --overwrite and a --learning-rate smaller than "
-            f"{self._options.learning_rate:g}."
+            f"the training diverged: {why}. Start again with --overwrite and a {self._options.learning_rate_option} "
+            f"smaller than {self._options.learning_rate:g}."
         )

@@ -15,6 +15,7 @@ from .significance import Thresholds
 
 __all__ = [
     "DEFAULTS",
+    "DISTILLING_RATE",
     "RECOVER",
     "FineTuneOptions",
     "GroupShape",
@@ -33,16 +34,20 @@ class FineTuneOptions:
 
     epochs: int = 3
     learning_rate: float = 2e-5
+    learning_rate_option: str = "--learning-rate"
+    """What sets it on the command line."""
     batch_size: int = 32
     seed: int = 0
     temperature: float = 2.0
     """Softens teacher and student logits alike when a teacher is given."""
-    teacher_weight: float = 0.5
+    teacher_weight: float = 0.9
     """Share of the teacher's term in the loss; the rest is the task's own loss."""
-    hidden_weight: float = 10.0
+    hidden_weight: float = 30.0
     """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
 
 
+DISTILLING_RATE = 3.0
+"""Times the baseline's learning rate: a teacher's hidden states say so much more than labels that larger steps pay."""
 RECOVER = 0.25
 """`recover` where it is not given; where it is too much, the search falls back to less."""
 _MOST_EPOCHS, _MOST_ROUNDS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS = 1000, 100, 4096, 1024
@@ -98,6 +103,8 @@ class OptimizeOptions(BaseModel):
     """None = those of `FineTuneOptions`, or 0 when the model comes with a trained task head."""
     final_epochs: int = Field(default=FineTuneOptions.epochs, ge=0, le=_MOST_EPOCHS)
     learning_rate: float = Field(default=FineTuneOptions.learning_rate, gt=0, le=1)
+    final_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Of the trainings with a plan; None = ``DISTILLING_RATE`` times ``learning_rate`` with a teacher, else the same."""
     batch_size: int = Field(default=FineTuneOptions.batch_size, ge=1, le=_MOST_SAMPLES_PER_BATCH)
     distill: bool = True
     threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
@@ -114,6 +121,13 @@ class OptimizeOptions(BaseModel):
     def most_rounds(self) -> int:
         """``rounds``; without a fine-tuning between them, all after the first would only loosen the thresholds."""
         return self.rounds if self.final_epochs else 1
+
+    @property
+    def recovering_rate(self) -> float:
+        """``final_learning_rate``, its default resolved."""
+        if self.final_learning_rate is not None:
+            return self.final_learning_rate
+        return self.learning_rate * (DISTILLING_RATE if self.distill else 1)
 
     @property
     def first_slack(self) -> float:
