@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from ..core.targets import TargetKind
 from ..core.techniques import by_technique
 from .attention import sign_matching_attention
 
-__all__ = ["APPLICATIONS", "AppliedPlan", "apply_plan", "layers_of"]
+__all__ = ["APPLICATIONS", "AppliedPlan", "Undo", "apply_plan", "layers_of", "replace_forward"]
 
-_Undo = Callable[[], None]
+Undo = Callable[[], None]
+"""Takes back one change to a live model."""
 
 _ATTENTION = "axform"
 """Name under which the attention below is registered with transformers."""
@@ -58,7 +60,7 @@ class AppliedPlan:
         self._model = model
         self._family = family
         self._layers = layers_of(model, family)
-        self._undo: dict[int, list[_Undo]] = {}
+        self._undo: dict[int, list[Undo]] = {}
         self._attention_before: str = model.config._attn_implementation
 
     def __enter__(self) -> AppliedPlan:
@@ -98,7 +100,7 @@ class _Site:
     def module(self, path: str) -> nn.Module:
         return self.layer.get_submodule(path)
 
-    def mask_inputs(self, kind: TargetKind, paths: Sequence[str]) -> list[_Undo]:
+    def mask_inputs(self, kind: TargetKind, paths: Sequence[str]) -> list[Undo]:
         """Zeros at the inputs of linears for the heads or groups of this kind that are removed, if any are."""
         if not self.plan.removed(kind):
             return []
@@ -106,35 +108,35 @@ class _Site:
         return [_mask_input(self.module(path), kept, size) for path in paths]
 
 
-def _skip_blocks(site: _Site) -> list[_Undo]:
+def _skip_blocks(site: _Site) -> list[Undo]:
     family, undo = site.family, []
     if site.plan.skips("attn"):
         core, projection = site.module(family.attention_core), site.module(family.attention_output)
-        undo.append(_replace_forward(core, lambda hidden, *_, **__: (torch.zeros_like(hidden), None)))
-        undo.append(_replace_forward(projection, torch.zeros_like))
+        undo.append(replace_forward(core, lambda hidden, *_, **__: (torch.zeros_like(hidden), None)))
+        undo.append(replace_forward(projection, torch.zeros_like))
     if site.plan.skips("ffn"):
         for path in (family.feed_forward_entry, family.down):
-            undo.append(_replace_forward(site.module(path), torch.zeros_like))
+            undo.append(replace_forward(site.module(path), torch.zeros_like))
     return undo
 
 
-def _prune_heads(site: _Site) -> list[_Undo]:
+def _prune_heads(site: _Site) -> list[Undo]:
     return site.mask_inputs("attn.head", [site.family.attention_output])
 
 
-def _shrink_groups(site: _Site) -> list[_Undo]:
+def _shrink_groups(site: _Site) -> list[Undo]:
     family = site.family
     inputs = site.mask_inputs("attn.in.group", [family.query, family.key, family.value])
     return inputs + site.mask_inputs("ffn.group", [family.down])
 
 
-def _match_signs(site: _Site) -> list[_Undo]:
+def _match_signs(site: _Site) -> list[Undo]:
     site.model.config._attn_implementation = _ATTENTION
     (chosen,) = site.plan.every(SignMatching)
     return [_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", chosen)]
 
 
-APPLICATIONS: dict[str, Callable[[_Site], list[_Undo]]] = {
+APPLICATIONS: dict[str, Callable[[_Site], list[Undo]]] = {
     "skip_blocks": _skip_blocks,
     "prune_heads": _prune_heads,
     "shrink_groups": _shrink_groups,
@@ -143,16 +145,19 @@ APPLICATIONS: dict[str, Callable[[_Site], list[_Undo]]] = {
 """How a layer does each of `core.techniques`, where the plan asks for it: what takes it back."""
 
 
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> _Undo:
+def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
+    """Let a module compute something else, until what is returned is called."""
     return _set_attribute(module, "forward", forward)
 
 
-def _set_attribute(module: nn.Module, name: str, value: object) -> _Undo:
+def _set_attribute(module: nn.Module, name: str, value: object) -> Undo:
+    own = module.__dict__
+    undo = partial(object.__setattr__, module, name, own[name]) if name in own else partial(delattr, module, name)
     object.__setattr__(module, name, value)
-    return lambda: object.__delattr__(module, name)
+    return undo
 
 
-def _mask_input(module: nn.Module, kept: list[int], size: int) -> _Undo:
+def _mask_input(module: nn.Module, kept: list[int], size: int) -> Undo:
     weight = next(module.parameters())
     mask = torch.zeros(size, device=weight.device, dtype=weight.dtype)
     mask[kept] = 1

@@ -24,7 +24,7 @@ from .reuse import Edit, KeptActivations, first_edit
 from .significance import Hopeless
 from .threads import timed_step
 
-__all__ = ["Evaluator", "predict"]
+__all__ = ["Evaluator", "predict", "to_device"]
 
 _EVALUATION = "evaluation"
 """The kind of work that batches of trials and of predictions are, for `timed_step`."""
@@ -38,7 +38,7 @@ def predict(loaded: LoadedModel, split: EncodedSplit, batch_size: int) -> np.nda
     @torch.inference_mode()
     def run(batch: dict[str, np.ndarray]) -> np.ndarray:
         with timed_step(_EVALUATION, _work(batch, loaded.shape.num_layers)):
-            return loaded.model(**_to_device(batch, device)).logits.float().cpu().numpy()
+            return loaded.model(**to_device(batch, device)).logits.float().cpu().numpy()
 
     return split.run(batch_size, run)
 
@@ -48,7 +48,8 @@ def _work(batch: Mapping[str, Any], layers: int) -> float:
     return math.prod(next(iter(batch.values())).shape) * (layers + 1)
 
 
-def _to_device(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+def to_device(batch: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """The arrays of a padded batch as tensors where the model is."""
     return {name: torch.from_numpy(value).to(device) for name, value in batch.items()}
 
 
@@ -76,7 +77,7 @@ class Evaluator:
         device = next(loaded.model.parameters()).device
         layers = layers_of(loaded.model, loaded.family)
         self._batches = [
-            (_to_device(batch, device), torch.from_numpy(split.labels[indices]).to(device))
+            (to_device(batch, device), torch.from_numpy(split.labels[indices]).to(device))
             for indices, batch in split.batches(batch_size)
         ]
         self._samples = len(split)

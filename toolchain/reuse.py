@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.families import Family
 from ..core.plan import ApproximationPlan
 from ..core.targets import TargetKind
+from .apply import Undo, replace_forward
 
 __all__ = ["Edit", "KeptActivations", "first_edit"]
 
@@ -94,7 +95,7 @@ class KeptActivations:
         kept, start, undo = self._batches[batch], self.start(batch, edit), []
         for index, layer in enumerate(self._layers):
             if index < start:
-                undo.append(_replace_forward(layer, _pass_through))
+                undo.append(replace_forward(layer, _pass_through))
             elif index == start and start in kept.inputs:
                 undo.append(_substitute_input(layer, kept.inputs[start]))
             elif index <= edit.layer and index in self._kept_layers:
@@ -107,14 +108,14 @@ class KeptActivations:
             for restore in undo:
                 restore()
 
-    def _inside(self, layer: nn.Module, kept: dict[int, Tensor], depth: int) -> list[Callable[[], object]]:
+    def _inside(self, layer: nn.Module, kept: dict[int, Tensor], depth: int) -> list[Undo]:
         family, undo = self._family, []
         core, projection = layer.get_submodule(family.attention_core), layer.get_submodule(family.attention_output)
         context_is_seen = not family.attention_output.startswith(f"{family.attention_core}.")
         if depth >= 3:
             undo.append(_reuse(layer.get_submodule(family.up), kept, 3))
         if depth >= 2 and 2 in kept:
-            undo += [_replace_forward(core, lambda *_, **__: (kept[2], None)), _reuse(projection, kept, 2)]
+            undo += [replace_forward(core, lambda *_, **__: (kept[2], None)), _reuse(projection, kept, 2)]
         elif depth >= 2:
             undo.append(_reuse(projection, kept, 2))
         elif depth == 1 and context_is_seen:
@@ -126,19 +127,11 @@ def _pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
 
 
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], object]:
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    if before is None:
-        return lambda: delattr(module, "forward")
-    return lambda: setattr(module, "forward", before)
-
-
-def _substitute_input(layer: nn.Module, kept: Tensor) -> Callable[[], object]:
+def _substitute_input(layer: nn.Module, kept: Tensor) -> Undo:
     return layer.register_forward_pre_hook(lambda _, inputs: (kept, *inputs[1:])).remove
 
 
-def _keep_input(layer: nn.Module, kept: dict[int, Tensor], index: int) -> Callable[[], object]:
+def _keep_input(layer: nn.Module, kept: dict[int, Tensor], index: int) -> Undo:
     def keep(_: nn.Module, inputs: Sequence[Any]) -> None:
         kept[index] = inputs[0]
 
@@ -151,10 +144,10 @@ def _reuse(
     depth: int,
     wrap: Callable[[Tensor], Any] = lambda tensor: tensor,
     unwrap: Callable[[Any], Tensor] = lambda output: output,
-) -> Callable[[], object]:
+) -> Undo:
     """Give the kept output without computing it, or keep it."""
     if depth in kept:
-        return _replace_forward(module, lambda *_, **__: wrap(kept[depth]))
+        return replace_forward(module, lambda *_, **__: wrap(kept[depth]))
 
     def keep(_: nn.Module, __: object, output: Any) -> None:
         kept[depth] = unwrap(output)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.batches import EncodedSplit
+from .evaluation import to_device
 from .models import LoadedModel
 from .precision import in_fast_precision
 from .threads import timed_step
@@ -80,20 +81,18 @@ class _RecordedTeacher:
         self._starts = self._ends - lengths
         size = (int(self._ends[-1]), loaded.shape.hidden_size)
         self._states = [torch.empty(size, dtype=torch.bfloat16) for _ in range(loaded.shape.num_layers)]
-        logits: list[Tensor | None] = [None] * len(split)
+        self._logits = torch.empty(len(split), loaded.model.config.num_labels)
         done = 0
         for rows, batch in split.batches(batch_size):
-            inputs = {name: torch.from_numpy(value).to(self._device) for name, value in batch.items()}
+            inputs = to_device(batch, self._device)
             with timed_step("teacher", next(iter(batch.values())).size):
                 answers = asked.answer(torch.from_numpy(rows), inputs)
             tokens = self._tokens(rows)
             for kept, states in zip(self._states, answers.hidden_states, strict=True):
                 kept[tokens] = states.to("cpu", torch.bfloat16)
-            for row, answer in zip(rows, answers.logits.cpu(), strict=True):
-                logits[row] = answer
+            self._logits[rows] = answers.logits.cpu()
             done += len(rows)
             on_step(done, len(split))
-        self._logits = torch.stack([answer for answer in logits if answer is not None])
 
     def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
         tokens = self._tokens(rows.numpy(force=True))
