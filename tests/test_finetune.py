@@ -50,6 +50,28 @@ def test_a_teacher_wins_back_what_a_skipped_block_cost(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_learns_without_noise_and_keeps_the_word_embeddings(family, tmp_path):
+    loaded = tiny_model(family)
+    train, selection = splits(loaded)
+    noise = {name: module.p for name, module in loaded.model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    seen = []
+    loaded.model.register_forward_pre_hook(
+        lambda model, _: seen.append({module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)})
+    )
+    options = FineTuneOptions(epochs=1, learning_rate=1e-3, batch_size=8)
+    fine_tune(loaded, TASK, train, selection, options, tmp_path / "taught", teacher=teacher_of(loaded, train, 8))
+    assert any(noise.values()) and all(shares == {0.0} for shares in seen[-12:])
+    table = next(name for name in before if name.endswith("word_embeddings.weight"))
+    after = loaded.model.state_dict()
+    assert torch.equal(after[table], before[table])
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+    fine_tune(loaded, TASK, train, selection, options, tmp_path / "alone")
+    assert seen[-1] == set(noise.values()) and not torch.equal(loaded.model.state_dict()[table], before[table])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_recorded_teacher_says_what_an_asked_one_does(family):
     loaded = tiny_model(family)
     train, _ = splits(loaded)

@@ -229,6 +229,23 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
     assert outcome(run) == wanted
 
 
+def test_trials_are_measured_on_some_rows_and_epochs_on_all(small, tmp_path, monkeypatch):
+    tried, made = [], rounds.Evaluator
+
+    def evaluator(loaded, task, split, *arguments, **options):
+        tried.append(split)
+        return made(loaded, task, split, *arguments, **options)
+
+    monkeypatch.setattr(rounds, "Evaluator", evaluator)
+    options = small[0].model_copy(update={"rounds": 1})
+    whole = optimize(options, tmp_path / "whole")
+    part = optimize(options.model_copy(update={"trial_rows": 20}), tmp_path / "part")
+    assert [len(split) for split in tried] == [whole.selection_rows, 20] and whole.selection_rows > 20
+    assert part.baseline == whole.baseline, "epochs and rounds are judged by all rows"
+    rows = {sample.tobytes() for sample in tried[0].features["input_ids"]}
+    assert {sample.tobytes() for sample in tried[1].features["input_ids"]} <= rows
+
+
 def test_without_a_round_that_keeps_the_bound_the_result_is_the_baseline(small, tmp_path, monkeypatch):
     monkeypatch.setattr("axform.toolchain.rounds.keeps_bound", lambda *_, **__: False)
     run = RunFolder(tmp_path / "run")

@@ -76,6 +76,13 @@ def optimize_command(
             rich_help_panel=_SEARCH,
         ),
     ] = DEFAULTS["rounds"],
+    trial_rows: Annotated[
+        int,
+        typer.Option(
+            help="Rows that a trial is measured on, at most, of those held back to judge trials and epochs.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = DEFAULTS["trial_rows"],
     confidence: Annotated[
         float | None,
         typer.Option(
@@ -173,6 +180,7 @@ def optimize_command(
         max_drop=max_drop,
         recover=recover,
         rounds=rounds,
+        trial_rows=trial_rows,
         confidence=confidence,
         group_size=group_size,
         layer_order=layer_order,

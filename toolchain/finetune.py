@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .losses import constant_loss, task_loss
 from .models import LoadedModel, without_progress_bar
 from .options import FineTuneOptions
 from .precision import in_fast_precision
+from .student import learning_from_teacher
 from .teacher import Teacher
 from .threads import timed_step
 
@@ -57,7 +59,8 @@ def fine_tune(
     Raises:
         AxformError: the training diverged, or the disk is full.
     """
-    with writing(work_dir), without_progress_bar():
+    taught = nullcontext() if teacher is None else learning_from_teacher(loaded.model)
+    with writing(work_dir), without_progress_bar(), taught:
         checkpoints = Checkpoints(work_dir)
         watcher = _EpochWatcher(loaded, task, selection, options, checkpoints, on_step)
         trainer = _trainer(loaded, task, train, options, work_dir, teacher, watcher)

@@ -89,6 +89,8 @@ class OptimizeOptions(BaseModel):
     rounds: int = Field(default=8, ge=1, le=_MOST_ROUNDS)
     """Searches, each with its fine-tuning, at most; the last that kept the bound counts. 1 with ``recover`` 0 is the
     paper's loop."""
+    trial_rows: int = Field(default=2000, ge=20)
+    """Rows of the selection split that trials are measured on, at most; epochs and rounds are judged by all of it."""
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     """Ask that the lower end of the metric change's interval at this level keeps the bound; None = that the estimate does."""
     group_size: int | None = Field(default=None, ge=1)

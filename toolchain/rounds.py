@@ -11,10 +11,11 @@ from functools import cached_property
 
 import numpy as np
 
+from ..core.batches import EncodedSplit
 from ..core.bounds import keeps_bound, smallest_accepted
 from ..core.costs import encoder_flops, encoder_parameters
 from ..core.intervals import CONFIDENCE, Change, paired_change
-from ..core.metrics import Measurement
+from ..core.metrics import Measurement, compute_metric
 from ..core.plan import ApproximationPlan, default_group_size
 from ..files import write_folder
 from ..seals import seal
@@ -70,6 +71,24 @@ class Rounds:
     def _reference(self) -> Measurement:
         """The unpruned baseline on the selection split."""
         return self._context.measure(self._baseline, self._nothing)
+
+    @cached_property
+    def _trial_rows(self) -> EncodedSplit:
+        """What trials are measured on: the selection split, or as much of it as tells them apart."""
+        selection, most = self._context.splits.selection, self._options.trial_rows
+        if len(selection) <= most:
+            return selection
+        chosen = np.random.default_rng(self._options.seed).choice(len(selection), most, replace=False)
+        return selection.select(np.sort(chosen))
+
+    @cached_property
+    def _trial_metric(self) -> float:
+        """The unpruned baseline's on the rows of the trials."""
+        rows = self._trial_rows
+        if rows is self._context.splits.selection:
+            return self._reference.metric
+        answers = self._context.logits(self._baseline, self._nothing, rows)
+        return compute_metric(self._context.task.metric, answers, rows.labels)
 
     @cached_property
     def _teacher(self) -> Teacher:
@@ -188,8 +207,8 @@ class Rounds:
         options = SearchOptions(
             focus=self._options.focus,
             thresholds=thresholds,
-            reference_metric=self._reference.metric,
-            constant_loss=constant_loss(context.task, context.splits.selection.labels),
+            reference_metric=self._trial_metric,
+            constant_loss=constant_loss(context.task, self._trial_rows.labels),
             sequence=self._sequence,
             layer_order=self._options.layer_order,
             sign_matching_k=self._sign_matching_k(),
@@ -201,7 +220,7 @@ class Rounds:
             self._run.journal(number),
             {
                 "model": start.plan.model.fingerprint,
-                "selection": context.splits.selection.digest(),
+                "selection": self._trial_rows.digest(),
                 "focus": options.focus,
                 "thresholds": asdict(thresholds),
                 "group_size": start.plan.group_size,
@@ -214,7 +233,7 @@ class Rounds:
         evaluator = Evaluator(
             loaded,
             context.task,
-            context.splits.selection,
+            self._trial_rows,
             start.plan,
             batch_size=self._options.batch_size,
             in_fast_precision=True,
