@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from axform.errors import AxformError
@@ -86,15 +87,19 @@ def killed_runs(work: Path, options: OptimizeOptions, chance: random.Random) -> 
         assert outcome(run) == outcome(whole), f"run {number} ended in another plan or other weights"
         number += 1
     assert not leftovers(work), leftovers(work)
-    print(f"{kills} kills over {number} runs of {whole_time:.1f} s, during: {', '.join(sorted(stages))}")
+    rounds = whole.read_record().rounds
+    print(
+        f"{kills} kills over {number} runs of {rounds} rounds and {whole_time:.1f} s, during: {', '.join(sorted(stages))}"
+    )
 
 
 def stage(run: RunFolder) -> str:
     if not run.baseline.exists():
         return "baseline training" if run.training("baseline").exists() else "start"
-    if run.training("round-1").exists():
-        return "final training"
-    return "search" if not run.round(1).path.exists() else "reported split"
+    number = next(number for number in count(1) if not run.round(number).path.exists())
+    if run.training(f"round-{number}").exists():
+        return f"training of round {number}"
+    return f"search of round {number}" if run.journal(number).exists() else f"end of round {number - 1}"
 
 
 def full_disk(work: Path, options: OptimizeOptions, chance: random.Random) -> None:

@@ -65,6 +65,7 @@ class Rounds:
         self._sequence = int(np.median(context.splits.selection.lengths))
         group_size = self._options.group_size or default_group_size(baseline.shape)
         self._nothing = ApproximationPlan.empty(baseline.identity(), group_size, self._options.focus, context.task.name)
+        context.progress.stage("measuring the baseline")
         self._answers = context.logits(baseline, self._nothing, context.splits.acceptance)
 
     @cached_property
