@@ -91,6 +91,26 @@ def test_the_metric_guard_stands_beside_the_loss(tmp_path):
     assert removed == ["layer.1.attn"]
 
 
+def test_a_block_is_asked_again_when_one_head_is_left(tmp_path):
+    """Both heads of layer 1 could go; with one gone, the block is tried once more, and what lies in it never again."""
+    heads = {f"layer.{i}.attn.head.{j}": 1.0 for i in (0, 1) for j in (0, 1)}
+    factors = {"layer.1.attn": 1.01, "layer.0.attn": 1.01, "layer.0.attn.in.group.0": 1.0} | heads
+
+    class Forgiving(KnownLosses):
+        """Without its first head, layer 1 needs no attention block at all."""
+
+        def measure_trial(self, plan, hopeless_above=math.inf):
+            if self.plan.layers[1].removed("attn.head"):
+                self.factors["layer.1.attn"] = 1.0
+            return super().measure_trial(plan, hopeless_above)
+
+    result = search(Forgiving(factors), SearchOptions(focus="speed"), Journal(tmp_path / "trials.jsonl", {}))
+    tried = [json.loads(line)["element"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()[2:]]
+    assert set(parts(result.plan)) == {"layer.1.attn", "layer.0.attn.head.0", "layer.0.attn.in.group.0"}
+    assert tried.count("layer.1.attn") == 2 and not [one for one in tried if one.startswith("layer.1.attn.in")]
+    assert tried.count("layer.0.attn") == 3, "for the last head and the last group of inputs"
+
+
 def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
     factors = {"layer.1.ffn": 1.01} | {f"layer.1.ffn.group.{i}": f for i, f in enumerate((1.0, 1.4, 1.0, 1.0))}
     _, removed, _ = run(tmp_path, factors, ffn_groups="contiguous")

@@ -119,8 +119,9 @@ class _Search:
             element = self._queue.pop(0)
             candidate = self._plan.without(element)
             if candidate is None:
-                continue  # the last group or head of a block: the block itself was tried and is needed
-            self._settle(element, candidate)
+                self._ask_again(element.parent)
+            else:
+                self._settle(element, candidate)
         for element in self._approximable:
             self._try_sign_matching(element)
         return SearchResult(self._plan, baseline.measurement, self._current, self._trials, self._seconds)
@@ -139,6 +140,16 @@ class _Search:
         if record.verdict is not Verdict.PRUNE and self._shrinks_greedily(element):
             self._turn_around(element)
         self._report(element, record)
+
+    def _ask_again(self, block: Target) -> None:
+        """The last head or group of a block cannot go by itself; with the others gone, the block may be needed no more."""
+        candidate = self._plan.without(block)
+        assert candidate is not None
+        record = self._try(block, "prune", candidate)
+        if record.verdict is Verdict.PRUNE:
+            self._accept(candidate, record.measurement)
+            self._drop_inside(block)
+        self._report(block, record)
 
     def _try_sign_matching(self, block: Target) -> None:
         """An approximable ATTN block as a whole, after its children were tried; it must itself stay approximable."""

@@ -1,0 +1,158 @@
+"""The table of tasks in the README, whole: baselines, runs of each focus, bundles, checks and latencies.
+
+    python samples/benchmarks/glue.py --data DATA --out glue
+
+DATA has a folder for each task with the hub's column names; without it the tasks are read from the hub. Two runs at a
+time, each on one thread, for hours; started again, it goes on where it was. Latencies are measured in the end, when
+nothing else runs. Runs, bundles and logs lie under --out, the table is printed and written to --out/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from axform.console import note, run_app
+from axform.errors import AxformError
+from axform.files import write_text
+from axform.outputs import holds_files
+from axform.toolchain.run_folder import RunFolder
+
+FOCUSES = ("speed", "accuracy")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one task is run."""
+
+    baseline_epochs: int
+    final_epochs: int
+    rounds: int = 3
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    starts_from: str | None = None
+    """Another task, whose fine-tuned baseline learns this one; None = MiniLM."""
+
+
+RECIPES = {
+    "sst2": Recipe(baseline_epochs=2, final_epochs=1, rounds=4, batch_size=64),
+    "qnli": Recipe(baseline_epochs=2, final_epochs=2),
+    "mrpc": Recipe(baseline_epochs=4, final_epochs=5),
+    "stsb": Recipe(baseline_epochs=4, final_epochs=5),
+    "cola": Recipe(baseline_epochs=5, final_epochs=5),
+    "rte": Recipe(baseline_epochs=4, final_epochs=5, learning_rate=5e-5, starts_from="qnli"),
+}
+"""The longest first, which keeps both workers busy to the end, and after another what starts from it."""
+
+
+class Work:
+    """One folder with everything that was made."""
+
+    def __init__(self, folder: Path, data: Path | None) -> None:
+        self._folder = folder
+        self._data = data
+        for name in ("runs", "bundles", "logs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def run(self, task: str, focus: str) -> RunFolder:
+        return RunFolder(self._folder / "runs" / f"{task}-{focus}")
+
+    def bundle(self, task: str, focus: str) -> Path:
+        return self._folder / "bundles" / f"{task}-{focus}"
+
+    def optimize(self, task: str, focus: str) -> None:
+        """The first focus of a task trains its baseline, which the others take as it is."""
+        recipe, run = RECIPES[task], self.run(task, focus)
+        if run.is_finished():
+            return
+        if focus != FOCUSES[0]:
+            model, epochs = str(self.run(task, FOCUSES[0]).baseline), 0
+        elif recipe.starts_from is not None:
+            model, epochs = str(self.run(recipe.starts_from, FOCUSES[0]).baseline), recipe.baseline_epochs
+        else:
+            model, epochs = "minilm", recipe.baseline_epochs
+        data = [] if self._data is None else ["--data", str(self._data / task)]
+        numbers = {
+            "--baseline-epochs": epochs,
+            "--final-epochs": recipe.final_epochs,
+            "--rounds": recipe.rounds,
+            "--learning-rate": recipe.learning_rate,
+            "--batch-size": recipe.batch_size,
+            "--threads": 1,
+        }
+        options = [word for name, value in numbers.items() for word in (name, str(value))]
+        words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]
+        self._axform(f"{task}-{focus}", *words, "--out", str(run.path), *(["--resume"] if run.is_started() else []))
+
+    def prove(self, task: str, focus: str) -> None:
+        """Export and check; a check that fails is a row of the table."""
+        bundle = self.bundle(task, focus)
+        if not holds_files(bundle):
+            self._axform(f"{task}-{focus}", "export", str(self.run(task, focus).path), "--out", str(bundle))
+        self._axform(f"{task}-{focus}", "check", str(bundle), may_return=(0, 1))
+
+    def bench(self, task: str, focus: str) -> None:
+        options = ["--threads", "1", "--batch", "1,8", "--seq", "32,128"]
+        self._axform(f"{task}-{focus}", "bench", str(self.bundle(task, focus)), *options)
+
+    def _axform(self, log: str, *words: str, may_return: Sequence[int] = (0,)) -> None:
+        path, started = self._folder / "logs" / f"{log}.log", time.perf_counter()
+        program = "import sys; from axform.cli import main; sys.argv[0] = 'axform'; main()"
+        with path.open("a", encoding="utf-8") as output:
+            code = subprocess.run([sys.executable, "-c", program, *words], stdout=output, stderr=output).returncode
+        note(f"{log}: {words[0]} {(time.perf_counter() - started) / 60:.1f} min")
+        if code not in may_return:
+            raise AxformError(f"{path}: `axform {words[0]}` ended with {code}; the log says why.")
+
+
+def settle(work: Work, tasks: Sequence[str], focuses: Sequence[str], jobs: int) -> None:
+    """Every run and its bundle, the first focus of all tasks before the second."""
+    begun: dict[str, Future[None]] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for focus in focuses:
+            for task in tasks:
+                before = [begun[name] for name in (RECIPES[task].starts_from, task) if name in begun]
+                begun[task] = pool.submit(_settle, work, task, focus, before)
+        for future in begun.values():
+            future.result()
+
+
+def _settle(work: Work, task: str, focus: str, before: Sequence[Future[None]]) -> None:
+    for future in before:
+        future.result()
+    work.optimize(task, focus)
+    work.prove(task, focus)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with a folder for each task (default: the hub)")
+    parser.add_argument("--out", type=Path, default=Path("glue"), help="where everything goes (default: %(default)s)")
+    parser.add_argument("--tasks", default=",".join(RECIPES), help="(default: %(default)s)")
+    parser.add_argument("--focus", default=",".join(FOCUSES), help="(default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
+    arguments = parser.parse_args()
+    tasks, focuses = arguments.tasks.split(","), arguments.focus.split(",")
+    for name, given, known in (("--tasks", tasks, tuple(RECIPES)), ("--focus", focuses, FOCUSES)):
+        if not set(given) <= set(known):
+            raise AxformError(f"{name} {','.join(given)}: known are {', '.join(known)}.")
+    work = Work(arguments.out, arguments.data)
+    settle(work, tasks, focuses, arguments.jobs)
+    pairs = [(task, focus) for focus in focuses for task in tasks]
+    for pair in pairs:
+        work.bench(*pair)
+    table = Path(__file__).with_name("focus_table.py")
+    words = [sys.executable, table, *(work.bundle(*pair) for pair in pairs)]
+    text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    write_text(arguments.out / "table.md", text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    run_app(main)
