@@ -73,8 +73,13 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def killed_runs(work: Path, options: OptimizeOptions, chance: random.Random) -> None:
+    # Every round finds little, so that there are several.
+    careful = {"max_drop": 0.2, "recover": 0.0, "prune_threshold": 0.0, "approximate_threshold": 0.0}
+    options = options.model_copy(update=careful)
     whole = RunFolder(work / "undisturbed")
     whole_time = seconds(lambda: optimize(options, whole.path))
+    rounds = whole.read_record().rounds
+    assert rounds > 1
     kills, number, stages = 0, 0, set()
     while kills < 20:
         run = RunFolder(work / f"killed-{number}")
@@ -87,7 +92,6 @@ def killed_runs(work: Path, options: OptimizeOptions, chance: random.Random) -> 
         assert outcome(run) == outcome(whole), f"run {number} ended in another plan or other weights"
         number += 1
     assert not leftovers(work), leftovers(work)
-    rounds = whole.read_record().rounds
     print(
         f"{kills} kills over {number} runs of {rounds} rounds and {whole_time:.1f} s, during: {', '.join(sorted(stages))}"
     )
