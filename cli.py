@@ -10,6 +10,7 @@ import typer
 
 from . import __version__
 from .console import note, out, run_app, showing_progress
+from .core.bounds import smallest_accepted
 from .core.plan import Focus
 from .errors import AxformError
 from .exporters.cli import export_command
@@ -74,12 +75,14 @@ def pareto(
         import_matplotlib()
     with showing_progress() as progress:
         states = states_of(run, batch, seq, provider=provider, threads=threads, progress=progress)
-    metric = RunFolder(run).read_record().metric
-    out.print(pareto_table(states, metric, batch, seq))
+    record = RunFolder(run).read_record()
+    out.print(pareto_table(states, record.metric, batch, seq))
     if json_file is not None:
         write_json(json_file, [state.figures() for state in states])
     if plot is not None:
-        draw_states(states, metric, plot)
+        options = record.options
+        bound = smallest_accepted(states[0].change.before, options.max_drop, options.focus)
+        draw_states(states, record.metric, bound, plot)
 
 
 @app.command()

@@ -30,8 +30,11 @@ def import_matplotlib() -> Any:
     return matplotlib.figure
 
 
-def draw_states(states: Sequence[State], metric: str, file: Path) -> None:
+def draw_states(states: Sequence[State], metric: str, bound: float, file: Path) -> None:
     """The metric on unseen rows, with the interval of its change, against latency and against the file's size.
+
+    Args:
+        bound: the smallest metric that is accepted.
 
     Raises:
         AxformError: matplotlib knows no such kind of file, or it cannot be written.
@@ -47,10 +50,14 @@ def draw_states(states: Sequence[State], metric: str, file: Path) -> None:
             ends = [[change.estimate - change.low], [change.high - change.estimate]] if state.step else None
             axis.errorbar([place], [change.after], yerr=ends, fmt="o", color=colour, capsize=3)
             axis.annotate(str(state.step), (place, change.after), textcoords="offset points", xytext=(6, 6))
+        axis.axhline(bound, color=_REFUSED, linestyle="--", linewidth=1)
         axis.set_xlabel(label)
+        axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"{metric} on {states[0].change.rows} unseen rows")
-    figure.suptitle("Rounds of the run: kept in blue, refused in grey; bars are 95 % intervals of the change")
+    figure.suptitle(
+        "Rounds of the run: kept in blue, refused in grey; bars are 95 % intervals of the change, dashed is the bound"
+    )
     with writing(file):
         try:
             figure.savefig(file)
