@@ -17,7 +17,7 @@ from axform.exporters.export import export
 from axform.exporters.finished_run import FinishedRun
 from axform.runtime.bundle import Bundle
 from axform.seals import seal
-from axform.toolchain import context, rounds
+from axform.toolchain import context, rounds, stages
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.journal import TrialRecord
@@ -244,6 +244,22 @@ def test_trials_are_measured_on_some_rows_and_epochs_on_all(small, tmp_path, mon
     assert part.baseline == whole.baseline, "epochs and rounds are judged by all rows"
     rows = {sample.tobytes() for sample in tried[0].features["input_ids"]}
     assert {sample.tobytes() for sample in tried[1].features["input_ids"]} <= rows
+
+
+def test_what_judges_is_as_long_as_what_is_reported(small, tmp_path, monkeypatch):
+    asked = []
+
+    def all_but_three(lengths, wanted, seed):
+        asked.append((len(lengths), len(wanted)))
+        return np.arange(3, len(lengths))
+
+    monkeypatch.setattr(stages, "as_long_as", all_but_three)
+    messages = Messages()
+    record = optimize(small[0].model_copy(update={"rounds": 1}), tmp_path / "run", progress=messages)
+    assert record.acceptance.rows == record.acceptance_rows
+    for (held_back, reported), judging in zip(asked, (record.selection_rows, record.acceptance_rows), strict=True):
+        assert judging == held_back - 3 and reported == record.report_rows
+        assert any(f"{judging} of {held_back} are as long" in text for text in messages.seen)
 
 
 def test_without_a_round_that_keeps_the_bound_the_result_is_the_baseline(small, tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import platform
 
+import numpy as np
 import torch
 
+from ..core.batches import EncodedSplit
 from ..core.intervals import paired_change
 from ..core.progress import Progress
 from ..errors import AxformError
@@ -17,6 +19,7 @@ from ..files import write_folder
 from ..seals import damage, seal
 from .context import RunContext, Splits, save_model
 from .data import TaskData, encode
+from .lengths import as_long_as
 from .models import LoadedModel, fingerprint
 from .options import FineTuneOptions, OptimizeOptions
 from .rounds import Rounds
@@ -37,12 +40,12 @@ class Stages:
     ) -> None:
         progress.stage("tokenizing")
         length = loaded.max_length(options.max_length or data.task.max_length)
-        splits = Splits(
-            *(
-                encode(data.task, frame, loaded.tokenizer, loaded.inputs, length)
-                for frame in (data.train, data.selection, data.acceptance, data.report)
-            )
+        train, selection, acceptance, report = (
+            encode(data.task, frame, loaded.tokenizer, loaded.inputs, length)
+            for frame in (data.train, data.selection, data.acceptance, data.report)
         )
+        judging = [self._like_reported(split, report, options.seed, progress) for split in (selection, acceptance)]
+        splits = Splits(train, *judging, report)
         self._context = RunContext(options, run, data.task, splits, progress)
         self._loaded = loaded
         self._inputs = RunInputs(
@@ -59,6 +62,18 @@ class Stages:
         baseline = self._baseline()
         rounds, kept = Rounds(self._context, baseline).run()
         self._finish(baseline, rounds, kept)
+
+    @staticmethod
+    def _like_reported(split: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress) -> EncodedSplit:
+        """The held-back rows that are as long as those of the reported split; of that nothing but lengths is used."""
+        chosen = as_long_as(split.lengths, report.lengths, seed)
+        if len(chosen) == len(split):
+            return split
+        progress.message(
+            f"held-back rows have {np.median(split.lengths):.0f} tokens, those of the reported split "
+            f"{np.median(report.lengths):.0f} (medians): {len(chosen)} of {len(split)} are as long and judge"
+        )
+        return split.select(chosen)
 
     def _settle_inputs(self) -> None:
         run = self._context.run
