@@ -11,7 +11,6 @@ from ..files import real_path, replace_folder, write_folder
 from ..locks import locked
 from ..outputs import check_output_folder, holds_files, mark
 from .data import TaskData, load_task_data
-from .memory import keep_freed_memory
 from .models import LoadedModel, load_for_task
 from .options import OptimizeOptions
 from .run_folder import RunFolder, RunRecord
@@ -84,7 +83,6 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
             RunFolder(staging).write_options(options)
     if target is not run:
         progress.message(f"{run.path} stays as it is until the new run is finished; the new one grows in {target.path}")
-    keep_freed_memory()
     with computing_with(options.threads or default_threads()):
         Stages(options, target, data, loaded, progress).execute()
     record = _put_in_place(target, run)
