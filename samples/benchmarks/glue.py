@@ -71,16 +71,14 @@ class Work:
         recipe, run = RECIPES[task], self.run(task, focus)
         if run.is_finished():
             return
-        if focus != FOCUSES[0]:
-            model, epochs = str(self.run(task, FOCUSES[0]).baseline), 0
-        elif recipe.starts_from is not None:
-            model, epochs = str(self.run(recipe.starts_from, FOCUSES[0]).baseline), recipe.baseline_epochs
-        else:
-            model, epochs = "minilm", recipe.baseline_epochs
+        first = focus == FOCUSES[0]
+        origin = recipe.starts_from if first else task
+        model = "minilm" if origin is None else str(self._baseline_of(origin))
         data = [] if self._data is None else ["--data", str(self._data / task)]
         numbers = {
-            "--baseline-epochs": epochs,
-            "--final-epochs": recipe.final_epochs,
+            "--baseline-epochs": recipe.baseline_epochs if first else 0,
+            # A distillation takes back what the accuracy focus gained (docs/measurements.md).
+            "--final-epochs": 0 if focus == "accuracy" else recipe.final_epochs,
             "--rounds": recipe.rounds,
             "--learning-rate": recipe.learning_rate,
             "--batch-size": recipe.batch_size,
@@ -89,6 +87,14 @@ class Work:
         options = [word for name, value in numbers.items() for word in (name, str(value))]
         words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]
         self._axform(f"{task}-{focus}", *words, "--out", str(run.path), *(["--resume"] if run.is_started() else []))
+
+    def _baseline_of(self, task: str) -> Path:
+        run = self.run(task, FOCUSES[0])
+        if not run.baseline.is_dir():
+            raise AxformError(
+                f"{run.path}: is not there, and its baseline is started from; ask for {run.path.name}, too."
+            )
+        return run.baseline
 
     def prove(self, task: str, focus: str) -> None:
         """Export and check; a check that fails is a row of the table."""
