@@ -44,8 +44,10 @@ class Stages:
             encode(data.task, frame, loaded.tokenizer, loaded.inputs, length)
             for frame in (data.train, data.selection, data.acceptance, data.report)
         )
-        judging = [self._like_reported(split, report, options.seed, progress) for split in (selection, acceptance)]
-        splits = Splits(train, *judging, report)
+        selection, acceptance = (
+            self._like_reported(split, report, options.seed, progress) for split in (selection, acceptance)
+        )
+        splits = Splits(train, selection, acceptance, report)
         self._context = RunContext(options, run, data.task, splits, progress)
         self._loaded = loaded
         self._inputs = RunInputs(
