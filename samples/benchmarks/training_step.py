@@ -1,6 +1,6 @@
 """What makes a step of a distillation cheap on a CPU, each by itself and together, in turn.
 
-    plain        dropout, every weight learns, memory as the C library manages it
+    plain        with dropout, every weight learns
     no noise     without dropout
     embeddings   the word embeddings stay as they are
     both         together: this is how a student learns from its teacher
