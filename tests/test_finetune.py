@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from axform.core.tasks import TASKS, with_columns
@@ -15,8 +17,9 @@ from axform.toolchain.evaluation import predict
 from axform.toolchain.finetune import fine_tune
 from axform.toolchain.losses import task_loss
 from axform.toolchain.models import fingerprint
+from axform.toolchain.noise import TokenNoise
 from axform.toolchain.options import FineTuneOptions
-from axform.toolchain.teacher import teacher_of
+from axform.toolchain.teacher import Committee, teacher_of
 from support import FAMILIES, plan_of, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
@@ -84,6 +87,64 @@ def test_a_recorded_teacher_says_what_an_asked_one_does(family):
     assert len(ours.hidden_states) == len(theirs.hidden_states) == loaded.shape.num_layers
     for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
         torch.testing.assert_close(mine.float(), other.float(), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_committee_answers_with_the_mean_of_its_members(family):
+    members = [tiny_model(family, seed=seed) for seed in range(3)]
+    train, _ = splits(members[0])
+    inputs = {name: torch.from_numpy(value) for name, value in train.batch([5, 60, 2]).items()}
+    answers = Committee(members[0], members[1:]).answer(torch.tensor([5, 60, 2]), inputs)
+    with torch.inference_mode():
+        outputs = [member.model(**inputs, output_hidden_states=True) for member in members]
+    wanted = sum(output.logits.double() for output in outputs) / 3
+    torch.testing.assert_close(answers.logits.double(), wanted, atol=0.05, rtol=0.05)  # bf16 where it is fast
+    real = inputs["attention_mask"].bool()
+    for ours, theirs in zip(answers.hidden_states, outputs[0].hidden_states[1:], strict=True):
+        torch.testing.assert_close(ours.float(), theirs[real], atol=0.05, rtol=0.05)
+
+
+def test_noise_replaces_tokens_of_most_rows_and_never_special_ones():
+    train, _ = splits(tiny_model("bert"))
+    special = [0, 1, 2, 3]
+    batch = {name: torch.from_numpy(value) for name, value in train.batch(range(96)).items()}
+    noise = TokenNoise(train, special, seed=4)
+    tokens, changed = batch["input_ids"], noise(batch, 7)["input_ids"]
+    is_special = torch.isin(tokens, torch.tensor(special))
+    assert torch.equal(changed[is_special], tokens[is_special])
+    assert not torch.isin(changed[~is_special], torch.tensor(special)).any()
+    assert set(changed.unique().tolist()) <= set(tokens.unique().tolist()), "no token that the split does not have"
+    share = (changed != tokens)[~is_special].float().mean()
+    assert 0.05 < share < 0.15  # 0.7 x 0.15, less what was replaced by itself
+    assert 0.2 < (changed == tokens).all(1).float().mean() < 0.6
+    assert all(torch.equal(batch[name], value) for name, value in noise(batch, 7).items() if name != "input_ids")
+    assert torch.equal(noise(batch, 7)["input_ids"], changed) and not torch.equal(noise(batch, 8)["input_ids"], changed)
+
+
+def test_noise_leaves_a_split_of_special_tokens_as_it_is():
+    train, _ = splits(tiny_model("bert"))
+    batch = {"input_ids": torch.tensor([[2, 3]])}
+    assert TokenNoise(train, range(64), seed=0)(batch, 1) is batch
+
+
+def test_a_committee_teaches_what_no_label_says(tmp_path):
+    """Labels are noise here; the student comes closer to the mean of its teachers all the same, on unseen rows."""
+    members, student = [tiny_model("bert", seed=seed, std=0.1) for seed in (1, 2)], tiny_model("bert", std=0.1)
+    train, selection = splits(student)
+    train = replace(train, labels=np.random.default_rng(0).permutation(train.labels))
+    committee = Committee(members[0], members[1:])
+    rows = torch.arange(32)
+    inputs = {name: torch.from_numpy(value) for name, value in selection.batch(range(32)).items()}
+
+    def distance():
+        with torch.inference_mode():
+            logits = student.model(**inputs).logits
+        return (logits.softmax(-1) - committee.answer(rows, inputs).logits.softmax(-1)).square().mean()
+
+    before = distance()
+    options = FineTuneOptions(epochs=8, learning_rate=3e-3, batch_size=8, hidden_weight=0.0)
+    fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=committee)
+    assert distance() < 0.3 * before
 
 
 def test_the_best_epoch_is_kept(tmp_path, monkeypatch):

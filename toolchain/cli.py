@@ -22,7 +22,13 @@ _SEARCH, _TRAINING, _DATA = "Search", "Fine-tuning", "Data"
 
 
 def optimize_command(
-    model: Annotated[str, typer.Argument(help="Hub name, folder, or `minilm` (the model of the quickstart extra).")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Hub name, folder, `minilm` (the model of the quickstart extra), or the folder of another run, whose "
+            "baseline and teachers are taken as they are, for another focus."
+        ),
+    ],
     task: Annotated[
         str, typer.Option(help="glue/sst2, glue/rte ..., or text-classification / text-regression with --data.")
     ],
@@ -144,7 +150,8 @@ def optimize_command(
     final_learning_rate: Annotated[
         float | None,
         typer.Option(
-            help=f"The same for the trainings with a plan; default {DISTILLING_RATE:g} times --learning-rate with a teacher.",
+            help=f"The same for the trainings with a plan; default {DISTILLING_RATE:g} times --learning-rate with a teacher, "
+            "but the same with several and the accuracy focus.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -159,6 +166,15 @@ def optimize_command(
             rich_help_panel=_TRAINING,
         ),
     ] = DEFAULTS["distill"],
+    teachers: Annotated[
+        int,
+        typer.Option(
+            help="Models that teach together in the trainings with a plan: the baseline, and others fine-tuned like it with "
+            "other seeds, each of which costs what the baseline does. They answer for rows with some tokens replaced, "
+            "too. With the accuracy focus 3 or more gain what one model does not know.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = DEFAULTS["teachers"],
 ) -> None:
     """Find what the task does not need: fine-tune, search element by element, fine-tune what is left.
 
@@ -194,6 +210,7 @@ def optimize_command(
         final_learning_rate=final_learning_rate,
         batch_size=batch_size,
         distill=distill,
+        teachers=teachers,
         threads=threads,
     )
     from .optimize import optimize

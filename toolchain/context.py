@@ -26,7 +26,7 @@ from .finetune import fine_tune
 from .models import LoadedModel, load_fine_tuned, preferred_device, without_progress_bar
 from .options import FineTuneOptions, OptimizeOptions
 from .run_folder import RunFolder
-from .teacher import Teacher, teacher_of
+from .teacher import Committee, Teacher, teacher_of
 
 __all__ = ["RunContext", "Splits", "save_model"]
 
@@ -76,11 +76,13 @@ class RunContext:
         name: str,
         plan: ApproximationPlan | None = None,
         teacher: Teacher | None = None,
+        seed: int | None = None,
     ) -> None:
         """Train in place, with checkpoints under ``name`` that stay until `forget_training`.
 
         Args:
             plan: applied during the training, which then is to win back what it costs.
+            seed: None = the run's.
         """
         rate = ("--learning-rate", self.options.learning_rate)
         if plan is not None:
@@ -90,7 +92,8 @@ class RunContext:
             learning_rate=rate[1],
             learning_rate_option=rate[0],
             batch_size=self.options.batch_size,
-            seed=self.options.seed,
+            seed=self.options.seed if seed is None else seed,
+            hidden_weight=0.0 if self.options.learns_to_gain else FineTuneOptions.hidden_weight,
         )
         loaded.model.to(self._device)
         with nullcontext() if plan is None else apply_plan(loaded.model, plan):
@@ -105,8 +108,11 @@ class RunContext:
                 on_step=self._report_step,
             )
 
-    def record_teacher(self, loaded: LoadedModel) -> Teacher:
-        """The model's answers to the train split, for every fine-tuning to come."""
+    def teacher(self, loaded: LoadedModel) -> Teacher:
+        """Of every fine-tuning to come: the model's answers to the train split, or with other teachers all of them live."""
+        others = [self.reload(self.run.teacher(number)) for number in range(1, self.options.teachers)]
+        if others:
+            return Committee(loaded, others)
         self.progress.stage("recording the teacher's answers")
         return teacher_of(loaded, self.splits.train, self.options.batch_size, self.progress.step)
 

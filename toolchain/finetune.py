@@ -21,6 +21,7 @@ from .checkpoints import Checkpoints
 from .evaluation import predict
 from .losses import constant_loss, task_loss
 from .models import LoadedModel, without_progress_bar
+from .noise import TokenNoise
 from .options import FineTuneOptions
 from .precision import in_fast_precision
 from .student import learning_from_teacher
@@ -109,9 +110,14 @@ def _trainer(
         teacher=teacher,
         options=options,
         key_mask=loaded.family.attention_mask,
+        noise=TokenNoise(train, loaded.tokenizer.all_special_ids, options.seed) if _may_change(teacher) else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _may_change(teacher: Teacher | None) -> bool:
+    return teacher is not None and teacher.answers_anything
 
 
 class _Samples(torch.utils.data.Dataset):
@@ -140,6 +146,8 @@ class _Collator:
 class _DistillingTrainer(Trainer):
     """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression).
 
+    On inputs that noise has changed, the teacher's answers are all there is to learn from.
+
     The student runs in bf16 where the hardware has it. That stands here, around the student's forward, and not in
     Trainer's ``bf16``, which wraps the model itself and leaves it so: what is measured and shipped is float32.
     """
@@ -151,6 +159,7 @@ class _DistillingTrainer(Trainer):
         teacher: Teacher | None,
         options: FineTuneOptions,
         key_mask: str,
+        noise: TokenNoise | None,
         **trainer_options: Any,
     ) -> None:
         super().__init__(**trainer_options)
@@ -158,6 +167,7 @@ class _DistillingTrainer(Trainer):
         self._options = options
         self._key_mask = key_mask
         self._teacher = teacher
+        self._noise = noise
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any) -> Tensor:
         with timed_step("training", inputs["input_ids"].numel()):
@@ -167,12 +177,14 @@ class _DistillingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         labels, rows = inputs.pop("labels"), inputs.pop("rows")
+        if self._noise is not None:
+            inputs = self._noise(inputs, self.state.global_step)
         with in_fast_precision(self.args.device):
             outputs = model(**inputs, output_hidden_states=self._teacher is not None)
         loss = task_loss(self._task, outputs.logits, labels)
         if self._teacher is not None:
             wanted = self._teacher.answer(rows, inputs)
-            share = self._options.teacher_weight
+            share = self._options.teacher_weight if self._noise is None else 1.0
             loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits)
             if self._options.hidden_weight:
                 real = inputs[self._key_mask].bool()

@@ -11,10 +11,11 @@ from ..files import real_path, replace_folder, write_folder
 from ..locks import locked
 from ..outputs import check_output_folder, holds_files, mark
 from .data import TaskData, load_task_data
-from .models import LoadedModel, load_for_task
+from .models import LoadedModel
 from .options import OptimizeOptions
+from .origin import Origin
 from .run_folder import RunFolder, RunRecord
-from .stages import Stages
+from .stages import Stages, epochs_before
 from .threads import computing_with, default_threads
 
 __all__ = ["optimize", "settle_task_data"]
@@ -72,19 +73,23 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
             if missing is None:
                 return _put_in_place(target, run)
             progress.message(f"{missing}; it is made again")
+    origin = Origin.of(options)
     data = settle_task_data(options)
     for remark in data.remarks:
         progress.message(remark)
-    loaded = load_for_task(options.model, data.task, data.num_labels, options.seed)
-    _check_fits(options, loaded)
-    if not continues:
-        with write_folder(target.path) as staging:
-            mark(staging, "run")
-            RunFolder(staging).write_options(options)
-    if target is not run:
-        progress.message(f"{run.path} stays as it is until the new run is finished; the new one grows in {target.path}")
+    loaded = origin.load(data.task, data.num_labels)
+    _check_fits(origin, loaded)
     with computing_with(options.threads or default_threads()):
-        Stages(options, target, data, loaded, progress).execute()
+        stages = Stages(origin, target, data, loaded, progress)
+        if not continues:
+            with write_folder(target.path) as staging:
+                mark(staging, "run")
+                RunFolder(staging).write_options(options)
+        if target is not run:
+            progress.message(
+                f"{run.path} stays as it is until the new run is finished; the new one grows in {target.path}"
+            )
+        stages.execute()
     record = _put_in_place(target, run)
     if before is not None and record.is_other_than(before):
         progress.message(f"what was made again is not what it was: {before.versions} then, {record.versions} now")
@@ -126,12 +131,20 @@ def _check_same_options(run: RunFolder, options: OptimizeOptions) -> None:
             )
 
 
-def _check_fits(options: OptimizeOptions, loaded: LoadedModel) -> None:
+def _check_fits(origin: Origin, loaded: LoadedModel) -> None:
     """What can only be judged with the model at hand, before anything is written."""
+    options = origin.options
     if options.baseline_epochs == 0 and not loaded.has_trained_head:
         raise AxformError(
             f"model {options.model!r}: has no trained sequence classification head, so it must be fine-tuned first; "
             "leave out --baseline-epochs 0."
+        )
+    if options.teachers > 1 and not options.distill:
+        raise AxformError(f"--teachers {options.teachers}: nothing is taught with --no-distill; leave one of them out.")
+    if options.teachers > 1 and origin.run is None and not epochs_before(options, loaded):
+        raise AxformError(
+            f"--teachers {options.teachers}: the model is taken as the baseline as it is, so no others like it can be "
+            "trained; give the pre-trained model, --baseline-epochs, or a run that has as many teachers."
         )
     smallest = min(loaded.shape.hidden_size, loaded.shape.intermediate_size)
     if options.group_size is not None and options.group_size > smallest:

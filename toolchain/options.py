@@ -43,14 +43,14 @@ class FineTuneOptions:
     teacher_weight: float = 0.9
     """Share of the teacher's term in the loss; the rest is the task's own loss."""
     hidden_weight: float = 30.0
-    """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square."""
+    """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square; 0 = none."""
 
 
 DISTILLING_RATE = 3.0
 """Times the baseline's learning rate: a teacher's hidden states say so much more than labels that larger steps pay."""
 RECOVER = 0.25
 """`recover` where it is not given; where it is too much, the search falls back to less."""
-_MOST_EPOCHS, _MOST_ROUNDS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS = 1000, 100, 4096, 1024
+_MOST_EPOCHS, _MOST_ROUNDS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS, _MOST_TEACHERS = 1000, 100, 4096, 1024, 32
 """Far above what helps: a slip of the finger is told at once instead of a run that never ends or exhausts the memory."""
 _SHOWN_INPUT = 60
 """Characters of a bad value that an error repeats."""
@@ -66,7 +66,7 @@ class OptimizeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
-    """Hub name, folder, or ``minilm``."""
+    """Hub name, folder, ``minilm``, or another run's folder, whose baseline and teachers are taken."""
     task: str
     focus: Focus = "speed"
     data: str | None = Field(default=None, min_length=1)
@@ -106,9 +106,11 @@ class OptimizeOptions(BaseModel):
     final_epochs: int = Field(default=FineTuneOptions.epochs, ge=0, le=_MOST_EPOCHS)
     learning_rate: float = Field(default=FineTuneOptions.learning_rate, gt=0, le=1)
     final_learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Of the trainings with a plan; None = ``DISTILLING_RATE`` times ``learning_rate`` with a teacher, else the same."""
+    """Of the trainings with a plan; None = see ``recovering_rate``."""
     batch_size: int = Field(default=FineTuneOptions.batch_size, ge=1, le=_MOST_SAMPLES_PER_BATCH)
     distill: bool = True
+    teachers: int = Field(default=1, ge=1, le=_MOST_TEACHERS)
+    """Fine-tunings of the model that teach together: the baseline, and others like it with other seeds."""
     threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
     """Threads inside one operator; None = those of OMP_NUM_THREADS, else all usable cores. It decides the last bits of
     the weights, so a run keeps what it started with."""
@@ -126,10 +128,18 @@ class OptimizeOptions(BaseModel):
 
     @property
     def recovering_rate(self) -> float:
-        """``final_learning_rate``, its default resolved."""
+        """``final_learning_rate``, its default resolved: larger where hidden states are learnt."""
         if self.final_learning_rate is not None:
             return self.final_learning_rate
-        return self.learning_rate * (DISTILLING_RATE if self.distill else 1)
+        return self.learning_rate * (DISTILLING_RATE if self.distill and not self.learns_to_gain else 1)
+
+    @property
+    def learns_to_gain(self) -> bool:
+        """Several teachers know more than the baseline, and with the accuracy focus that is what a training is for.
+
+        With the other focuses it is to bring back what the plan cost, for which the baseline's hidden states say most.
+        """
+        return self.focus == "accuracy" and self.distill and self.teachers > 1 and self.final_epochs > 0
 
     @property
     def first_slack(self) -> float:

@@ -1,7 +1,8 @@
 """Rounds of a search and a fine-tuning, each starting from the last one that kept the metric's bound.
 
 A round is judged on rows that no trial saw. One that is refused is kept in the run folder as well, but the next starts
-again where it started, with half the slack, until the slack is a quarter of the first.
+again where it started, with half the slack, until the slack is a quarter of the first. Where several teachers know more
+than the baseline and accuracy is what to gain, the first round removes nothing: what it gains, later ones have to keep.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Rounds:
 
     @cached_property
     def _teacher(self) -> Teacher:
-        return self._context.record_teacher(self._baseline)
+        return self._context.teacher(self._baseline)
 
     def run(self) -> tuple[int, int]:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""
@@ -118,8 +119,7 @@ class Rounds:
         zero, fingerprint = self._run.round(0), self._nothing.model.fingerprint
         if not self._context.is_missing(zero.path) and zero.read_record().started_on == fingerprint:
             return
-        measured = self._reference
-        found = SearchResult(self._nothing, measured, measured, trials=0, seconds=0.0)
+        measured, found = self._reference, self._nothing_removed()
         with write_folder(zero.path) as staging:
             zero = Round(staging, self._run.baseline)
             self._nothing.save(zero.plan_path)
@@ -132,11 +132,17 @@ class Rounds:
         done, before = self._run.round(number), self._run.round(start_number)
         start = _Start(start_number, before.read_plan(), before.read_record(), slack)
         if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
-            found = self._search(start, number)
-            if found.plan == start.plan:
+            found = self._nothing_removed() if self._only_learns(number) else self._search(start, number)
+            if found.plan == start.plan and not self._only_learns(number):
                 return None
             self._make(number, start, found)
         return done.read_record()
+
+    def _only_learns(self, number: int) -> bool:
+        return number == 1 and self._options.learns_to_gain
+
+    def _nothing_removed(self) -> SearchResult:
+        return SearchResult(self._nothing, self._reference, self._reference, trials=0, seconds=0.0)
 
     def _make(self, number: int, start: _Start, found: SearchResult) -> None:
         context, name = self._context, f"round-{number}"

@@ -4,11 +4,12 @@ options.json   what was asked for
 inputs/        what the run started on: digests of its data and model, and the tokenized reported split
 baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
 trials.jsonl   the journal of the first search (trials-2.jsonl ... when it was repeated)
+teacher-1/     fine-tuned like the baseline with another seed, where several models teach; teacher-2/ ...
 round-0/       the baseline's plan, which changes nothing, and its measurements
 round-1/       what a search and the fine-tuning after it gave: plan.json, model/ (full size), round.json; round-2/ ...
 run.json       measurements and counts, and which round counts; there when the run is finished
 
-inputs, baseline and the rounds are each written in one step and sealed, so that they are whole or not there.
+inputs, baseline, teachers and the rounds are each written in one step and sealed, so that they are whole or not there.
 """
 
 from __future__ import annotations
@@ -162,6 +163,10 @@ class RunFolder:
     def record_path(self) -> Path:
         return self.path / "run.json"
 
+    def teacher(self, number: int) -> Path:
+        """A model that teaches beside the baseline; they count from 1."""
+        return self.path / f"teacher-{number}"
+
     def round(self, number: int) -> Round:
         """Rounds count from 1; 0 is the baseline with a plan that changes nothing."""
         path = self.path / f"round-{number}"
@@ -183,8 +188,10 @@ class RunFolder:
 
     def missing(self) -> str | None:
         """Which part of a finished run is not as it was written; None when all is there."""
-        rounds = [self.round(number).path for number in range(self.read_record().rounds + 1)]
-        for folder in (self.inputs, self.baseline, *rounds):
+        record = self.read_record()
+        teachers = [self.teacher(number) for number in range(1, record.options.teachers)]
+        rounds = [self.round(number).path for number in range(record.rounds + 1)]
+        for folder in (self.inputs, self.baseline, *teachers, *rounds):
             what = damage(folder)
             if what is not None:
                 return f"{folder}: {what}"

@@ -1,4 +1,4 @@
-"""The stages of a run: the baseline, rounds of search and fine-tuning, and at last the reported split.
+"""The stages of a run: the baseline, other teachers, rounds of search and fine-tuning, and at last the reported split.
 
 Each stage leaves its result in one step under its final name, sealed, and a stage whose result is there and whole is
 not run again. Every random choice is seeded, so what is made again is the same.
@@ -7,6 +7,7 @@ not run again. Every random choice is seeded, so what is made again is the same.
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,22 +23,28 @@ from .data import TaskData, encode
 from .lengths import as_long_as
 from .models import LoadedModel, fingerprint
 from .options import FineTuneOptions, OptimizeOptions
+from .origin import Origin
 from .rounds import Rounds
 from .run_folder import RunFolder, RunInputs, RunRecord
 
-__all__ = ["Stages"]
+__all__ = ["Stages", "epochs_before"]
+
+
+def epochs_before(options: OptimizeOptions, loaded: LoadedModel) -> int:
+    """Of the fine-tuning that makes the model the baseline, and of that of every other teacher."""
+    asked = options.baseline_epochs
+    return asked if asked is not None else 0 if loaded.has_trained_head else FineTuneOptions.epochs
 
 
 class Stages:
-    """One run, on data and a model that were read and checked.
+    """One run, on data and a model that were read and checked; nothing is written before `execute`.
 
     Raises:
-        AxformError: the run was started on other data or another model.
+        AxformError: the run, or the one that it starts from, was made of other data or another model.
     """
 
-    def __init__(
-        self, options: OptimizeOptions, run: RunFolder, data: TaskData, loaded: LoadedModel, progress: Progress
-    ) -> None:
+    def __init__(self, origin: Origin, run: RunFolder, data: TaskData, loaded: LoadedModel, progress: Progress) -> None:
+        options = origin.options
         progress.stage("tokenizing")
         length = loaded.max_length(options.max_length or data.task.max_length)
         train, selection, acceptance, report = (
@@ -49,7 +56,9 @@ class Stages:
         )
         splits = Splits(train, selection, acceptance, report)
         self._context = RunContext(options, run, data.task, splits, progress)
+        self._origin = origin
         self._loaded = loaded
+        self._epochs = epochs_before(options, loaded)
         self._inputs = RunInputs(
             train=splits.train.digest(),
             selection=splits.selection.digest(),
@@ -57,11 +66,14 @@ class Stages:
             report=splits.report.digest(),
             model=fingerprint(loaded.model),
         )
-        self._settle_inputs()
+        origin.check_inputs(self._inputs)
 
     def execute(self) -> None:
-        """Run every stage whose result is not there yet."""
+        """Run every stage whose result is not there yet, in the run's folder, which must be there."""
+        self._settle_inputs()
         baseline = self._baseline()
+        for number in range(1, self._context.options.teachers):
+            self._settle_teacher(number)
         rounds, kept = Rounds(self._context, baseline).run()
         self._finish(baseline, rounds, kept)
 
@@ -93,19 +105,33 @@ class Stages:
     def _baseline(self) -> LoadedModel:
         context, folder = self._context, self._context.run.baseline
         if context.is_missing(folder):
-            epochs = context.options.baseline_epochs
-            if epochs is None:
-                epochs = 0 if self._loaded.has_trained_head else FineTuneOptions.epochs
-            if epochs:
+            if self._epochs:
                 context.progress.stage("fine-tuning the baseline")
-                context.fine_tune(self._loaded, epochs, "baseline")
+                context.fine_tune(self._loaded, self._epochs, "baseline")
             else:
                 context.progress.message("the model brings a trained task head: taken as the baseline as it is")
-            with write_folder(folder) as staging:
-                save_model(self._loaded, staging)
-                seal(staging)
+            self._keep(self._loaded, folder)
             context.forget_training("baseline")
         return context.reload(folder)
+
+    def _settle_teacher(self, number: int) -> None:
+        context, folder, name = self._context, self._context.run.teacher(number), f"teacher-{number}"
+        if not context.is_missing(folder):
+            return
+        if self._origin.run is not None:
+            self._origin.copy_teacher(number, folder)
+            return
+        context.progress.stage(f"fine-tuning teacher {number + 1} of {context.options.teachers}")
+        loaded = self._origin.load_for_teacher(number, context.task, self._loaded.model.config.num_labels)
+        context.fine_tune(loaded, self._epochs, name, seed=context.options.seed + number)
+        self._keep(loaded, folder)
+        context.forget_training(name)
+
+    @staticmethod
+    def _keep(loaded: LoadedModel, folder: Path) -> None:
+        with write_folder(folder) as staging:
+            save_model(loaded, staging)
+            seal(staging)
 
     def _finish(self, baseline: LoadedModel, rounds: int, kept: int) -> None:
         import transformers

@@ -1,4 +1,4 @@
-"""The model that a distillation learns from: asked in every step, or recorded once for all epochs and rounds."""
+"""What a distillation learns from: one model or several, asked in every step, or recorded once for all epochs and rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .models import LoadedModel
 from .precision import in_fast_precision
 from .threads import timed_step
 
-__all__ = ["Answers", "Teacher", "teacher_of"]
+__all__ = ["Answers", "Committee", "Teacher", "teacher_of"]
 
 _MOST_BYTES = 4 << 30
 """Of recorded hidden states; a larger split is asked for again in every step."""
@@ -33,6 +33,9 @@ class Answers:
 
 
 class Teacher(Protocol):
+    answers_anything: bool
+    """Also about inputs that are not rows of the split, which then make a better lesson (`TokenNoise`)."""
+
     def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
         """Of the samples with these row numbers, (batch,), padded on the right to these inputs."""
         ...
@@ -55,7 +58,26 @@ def teacher_of(
     return _RecordedTeacher(loaded, split, batch_size, on_step)
 
 
+class Committee:
+    """Several models of one task and one tokenizer; the first is the one whose hidden states count.
+
+    Their logits are averaged, which is to average the logarithms of their probabilities.
+    """
+
+    answers_anything = True
+
+    def __init__(self, first: LoadedModel, others: Sequence[LoadedModel]) -> None:
+        self._members = [_AskedTeacher(member) for member in (first, *others)]
+
+    def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
+        answers = [member.answer(rows, inputs) for member in self._members]
+        return Answers(torch.stack([one.logits for one in answers]).mean(0), answers[0].hidden_states)
+
+
 class _AskedTeacher:
+    answers_anything = False
+    """It could, but the student learns the same from recorded answers, which cost nothing."""
+
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = loaded.model.eval()
         self._key_mask = loaded.family.attention_mask
@@ -71,6 +93,8 @@ class _AskedTeacher:
 
 class _RecordedTeacher:
     """Logits in float32, hidden states in bf16, all tokens of the split in one tensor for each layer."""
+
+    answers_anything = False
 
     def __init__(
         self, loaded: LoadedModel, split: EncodedSplit, batch_size: int, on_step: Callable[[int, int], None]
