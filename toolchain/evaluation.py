@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from ..core.batches import EncodedSplit
 from ..core.metrics import Measurement, compute_metric
 from ..core.plan import ApproximationPlan
 from ..core.tasks import Task
-from . import precision
 from .apply import AppliedPlan, apply_plan, layers_of
 from .losses import losses_by_temperature
 from .models import LoadedModel
+from .precision import in_fast_precision
 from .reuse import Edit, KeptActivations, first_edit
 from .significance import Hopeless
 from .threads import timed_step
@@ -70,7 +69,7 @@ class Evaluator:
         *,
         batch_size: int = 32,
         cache_bytes: int = 2 << 30,
-        in_fast_precision: bool = False,
+        is_fast: bool = False,
     ) -> None:
         self._loaded = loaded
         self._task = task
@@ -81,7 +80,7 @@ class Evaluator:
             for indices, batch in split.batches(batch_size)
         ]
         self._samples = len(split)
-        self._precision = partial(precision.in_fast_precision, device) if in_fast_precision else nullcontext
+        self._is_fast = is_fast
         self._plan = plan
         self._applied: AppliedPlan = apply_plan(loaded.model, plan)
         self._nothing_changes = Edit(len(layers))
@@ -142,11 +141,16 @@ class Evaluator:
             if losses.min() > hopeless_above * self._samples:
                 break
             work = _work(batch, self._loaded.shape.num_layers - self._kept.start(number, edit))
-            with self._kept.shortcut(number, edit), timed_step(_EVALUATION, work), self._precision():
+            with self._kept.shortcut(number, edit), timed_step(_EVALUATION, work), self._precision(batch):
                 output = self._loaded.model(**batch).logits.float()
             losses = losses + losses_by_temperature(self._task, output, labels).cpu()
             logits.append(output.cpu().numpy())
         return losses.min().item(), logits
+
+    def _precision(self, batch: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        if not self._is_fast:
+            return nullcontext()
+        return in_fast_precision(self._loaded.model, next(iter(batch.values())).shape[1])
 
     def _completed(self, losses: float, logits: list[np.ndarray]) -> Measurement:
         labels = np.concatenate([labels.cpu().numpy() for _, labels in self._batches])

@@ -179,7 +179,7 @@ class _DistillingTrainer(Trainer):
         labels, rows = inputs.pop("labels"), inputs.pop("rows")
         if self._noise is not None:
             inputs = self._noise(inputs, self.state.global_step)
-        with in_fast_precision(self.args.device):
+        with in_fast_precision(self.model, inputs["input_ids"].shape[1]):
             outputs = model(**inputs, output_hidden_states=self._teacher is not None)
         loss = task_loss(self._task, outputs.logits, labels)
         if self._teacher is not None:

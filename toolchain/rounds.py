@@ -243,7 +243,7 @@ class Rounds:
             self._trial_rows,
             start.plan,
             batch_size=self._options.batch_size,
-            in_fast_precision=True,
+            is_fast=True,
         )
         try:
             return search(evaluator, options, journal, self._report_trial)

@@ -81,11 +81,10 @@ class _AskedTeacher:
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = loaded.model.eval()
         self._key_mask = loaded.family.attention_mask
-        self._device = next(loaded.model.parameters()).device
 
     @torch.no_grad()
     def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
-        with in_fast_precision(self._device):
+        with in_fast_precision(self._model, inputs["input_ids"].shape[1]):
             outputs = self._model(**inputs, output_hidden_states=True)
         real = inputs[self._key_mask].bool()
         return Answers(outputs.logits.float(), [states[real] for states in outputs.hidden_states[1:]])

@@ -96,7 +96,7 @@ def main() -> None:
                 current,
                 batch_size=options.batch_size,
                 cache_bytes=rooms.get(variant, _ROOM),
-                in_fast_precision=variant == "bf16",
+                is_fast=variant == "bf16",
             )
             started = time.process_time()
             verdicts: list[tuple[str, str]] = []

@@ -4,8 +4,9 @@
     no noise     without dropout
     embeddings   the word embeddings stay as they are
     both         together: this is how a student learns from its teacher
+    flash        the same with torch's flash attention, where axform computes short attention as plain products
 
-Steps of random tokens on the packaged MiniLM.
+Steps of random tokens on the packaged MiniLM, in bf16 where that is fast (elsewhere the last two are the same).
 
     OMP_NUM_THREADS=1 python samples/benchmarks/training_step.py --shapes 32x10,32x54
 """
@@ -27,10 +28,12 @@ from axform.core.tasks import task_named
 from axform.errors import AxformError
 from axform.runtime.latency import machine_name
 from axform.toolchain.models import load_for_task
+from axform.toolchain.precision import has_fast_bf16, in_fast_precision
 from axform.toolchain.student import learning_from_teacher
 from torch import nn
+from transformers import PreTrainedModel
 
-WAYS = ("plain", "no noise", "embeddings", "both")
+WAYS = ("plain", "no noise", "embeddings", "both", "flash")
 
 
 @contextmanager
@@ -45,9 +48,12 @@ def learning(model: nn.Module, way: str) -> Iterator[None]:
         yield
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: torch.Tensor) -> None:
-    output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True)
-    (output.logits.sum() + sum(states.square().mean() for states in output.hidden_states)).backward()
+def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, way: str) -> None:
+    flash = torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16())
+    with flash if way == "flash" else in_fast_precision(model, tokens.shape[1]):
+        output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True)
+    loss = output.logits.float().sum() + sum(states.float().square().mean() for states in output.hidden_states)
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -68,7 +74,7 @@ def main() -> None:
         for (way, shape), times in taken.items():
             with learning(model, way):
                 started = time.process_time()
-                step(model, optimizer, torch.randint(1000, 30000, shape))
+                step(model, optimizer, torch.randint(1000, 30000, shape), way)
                 if turn:
                     times.append(time.process_time() - started)
             model.get_input_embeddings().weight.grad = None
