@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -114,7 +115,10 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 @app.command()
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export, or an .onnx file.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="With a file: the .onnx file to time beside it, with the same inputs.")
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = _listed(BENCH_BATCHES),
     seq: Annotated[str, typer.Option(help="Sequence lengths in tokens, separated by commas.")] = _listed(
         BENCH_SEQUENCES
@@ -127,26 +131,23 @@ def bench(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval."""
+    """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval.
+
+    With two .onnx files, of any making, the first is the baseline: axform bench a.onnx b.onnx
+    """
     from .runtime.bundle import Bundle
-    from .runtime.latency import bench_bundle
+    from .runtime.latency import bench_bundle, bench_files
 
     batches, sequences = _numbers(batch, "--batch"), _numbers(seq, "--seq")
     if json_file is not None:
         _check_writable(json_file, "--json")
-    opened = Bundle(bundle)
+    if other is None and bundle.is_file():
+        raise AxformError(f"{bundle}: one file has nothing to be compared with; name a second one, or a bundle folder.")
+    time_both = partial(bench_bundle, Bundle(bundle)) if other is None else partial(bench_files, bundle, other)
     with showing_progress() as progress:
         progress.stage("timing")
-        report = bench_bundle(
-            opened,
-            batches,
-            sequences,
-            provider=provider,
-            threads=threads,
-            runs=runs,
-            on_run=progress.step,
-        )
-    for table in bench_tables(report):
+        report = time_both(batches, sequences, provider=provider, threads=threads, runs=runs, on_run=progress.step)
+    for table in bench_tables(report, None if other is None else (bundle, other)):
         out.print(table)
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")

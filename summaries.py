@@ -13,6 +13,7 @@ from .core.plan import ApproximationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from .core.intervals import Change
     from .custom_ops import BuildInfo
@@ -150,25 +151,31 @@ def _result(passed: bool, good: str = "passed", bad: str = "FAILED") -> Text:
     return Text(good, style="green") if passed else Text(bad, style="red")
 
 
-def bench_tables(report: LatencyReport) -> list[Table]:
-    """Milliseconds per run of both models and the ratio, one row per shape."""
+def bench_tables(report: LatencyReport, files: tuple[Path, Path] | None = None) -> list[Table]:
+    """Milliseconds per run of both models and the ratio, one row per shape.
+
+    Args:
+        files: the two that were timed; None = those of a bundle.
+    """
+    baseline, model = ("baseline", "model") if files is None else ("first", "second")
     rows = []
     for shape in report.shapes:
-        model = shape.model
+        timing = shape.model
         rows.append(
             (
                 f"{shape.batch} x {shape.sequence}",
                 f"{shape.baseline.median:.2f}",
-                f"{model.median:.2f}",
-                f"{model.p10:.2f} / {model.p90:.2f} / {model.p99:.2f}",
+                f"{timing.median:.2f}",
+                f"{timing.p10:.2f} / {timing.p90:.2f} / {timing.p99:.2f}",
                 f"{shape.ratio:.2f}x",
                 _interval(shape),
                 str(shape.runs),
             )
         )
-    columns = ("batch x seq", "baseline ms", "model ms", "model p10/p90/p99", "ratio", "95 % interval", "runs")
+    columns = ("batch x seq", f"{baseline} ms", f"{model} ms", f"{model} p10/p90/p99", "ratio", "95 % interval", "runs")
     result = table("Latency", columns, rows)
-    result.caption = (
+    result.caption = "" if files is None else f"first: {files[0]}\nsecond: {files[1]}\n"
+    result.caption += (
         f"{report.provider}, {report.threads} threads, {report.machine}; onnxruntime {report.versions['onnxruntime']}; "
         f"interleaved runs, medians{_unless_recorded(report)}"
     )

@@ -1,10 +1,10 @@
-"""Latency of model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with its uncertainty."""
+"""Latency of two models beside each other: interleaved runs, medians, and the ratio with its uncertainty."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..core.families import ModelShape
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
+from .feeds import input_types, random_feeds
 from .limits import check_memory, positive
 from .session import DEFAULT_PROVIDER, Provider, create_session, import_onnxruntime, provider_of, run_session
 
@@ -26,6 +27,7 @@ __all__ = [
     "ShapeLatency",
     "Timing",
     "bench_bundle",
+    "bench_files",
     "random_runner",
     "ratio_interval",
     "time_interleaved",
@@ -34,6 +36,8 @@ __all__ = [
 
 BENCH_BATCHES, BENCH_SEQUENCES, BENCH_SECONDS = (1, 8), (32, 128), 5.0
 """What is timed when nothing else is asked for."""
+_ANY_TOKENS = np.arange(32)
+"""Ids that every vocabulary has, for models of which nothing else is known."""
 _BOOTSTRAP_SAMPLES = 2000
 _RUNS_FOR_AN_INTERVAL = 6
 """Of fewer runs not even the smallest and the largest enclose the median with 95 %: 1 - 2 / 2^5 is 0.94."""
@@ -102,6 +106,59 @@ def bench_bundle(
     threads = usable_cores() if threads is None else threads
     tokens = np.concatenate(list(CheckData.load(bundle.check_data).split.features["input_ids"]))
     sessions = [create_session(path, provider, threads, spinning=False) for path in (bundle.baseline, bundle.model)]
+    report = _timed(sessions, shapes, tokens, threads, runs, seconds, on_run)
+    report.not_recorded = bundle.save_result("bench", report.model_dump())
+    return report
+
+
+def bench_files(
+    first: Path,
+    second: Path,
+    batches: Sequence[int],
+    sequences: Sequence[int],
+    *,
+    provider: Provider = DEFAULT_PROVIDER,
+    threads: int | None = None,
+    runs: int | None = None,
+    seconds: float = BENCH_SECONDS,
+    on_run: Callable[[int, int, str], None] | None = None,
+) -> LatencyReport:
+    """Time any two ONNX models with the same inputs, the first as the report's baseline, like `bench_bundle`.
+
+    Raises:
+        AxformError: a file cannot be run, the inputs differ, or an option is out of range.
+    """
+    shapes = _shapes(batches, sequences)
+    if runs is not None:
+        positive("runs", runs)
+    for path in (first, second):
+        if not path.is_file():
+            raise AxformError(f"{path}: no such file; give two .onnx files, or a bundle folder alone.")
+    threads = usable_cores() if threads is None else threads
+    sessions = [create_session(path, provider, threads, spinning=False) for path in (first, second)]
+    ours, theirs = map(input_types, sessions)
+    if ours != theirs:
+        raise AxformError(
+            f"{first} and {second}: take different inputs ({_inputs(ours)}; {_inputs(theirs)}); give two models that can "
+            "stand for each other."
+        )
+    return _timed(sessions, shapes, _ANY_TOKENS, threads, runs, seconds, on_run)
+
+
+def _inputs(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {kind}" for name, kind in types.items()) or "none"
+
+
+def _timed(
+    sessions: Sequence[Any],
+    shapes: Sequence[tuple[int, int]],
+    tokens: np.ndarray,
+    threads: int,
+    runs: int | None,
+    seconds: float,
+    on_run: Callable[[int, int, str], None] | None,
+) -> LatencyReport:
+    """Both sessions on random ``tokens`` of every shape."""
     results = []
     for number, (batch, sequence) in enumerate(shapes):
         if on_run is not None:
@@ -122,7 +179,7 @@ def bench_bundle(
                 ratio_high=high,
             )
         )
-    report = LatencyReport(
+    return LatencyReport(
         shapes=results,
         provider=provider_of(sessions[1]),
         threads=threads,
@@ -133,17 +190,20 @@ def bench_bundle(
             "numpy": np.__version__,
         },
     )
-    report.not_recorded = bundle.save_result("bench", report.model_dump())
-    return report
+
+
+def _shapes(batches: Sequence[int], sequences: Sequence[int]) -> list[tuple[int, int]]:
+    shapes = [(positive("--batch", batch), positive("--seq", sequence)) for batch in batches for sequence in sequences]
+    if not shapes:
+        raise AxformError("--batch and --seq: give at least one batch size and one sequence length.")
+    return shapes
 
 
 def timed_shapes(
     model: ModelShape, longest: int, batches: Sequence[int], sequences: Sequence[int]
 ) -> list[tuple[int, int]]:
     """Every batch with every sequence, all of which a model of at most ``longest`` tokens and the machine can take."""
-    shapes = [(positive("--batch", batch), positive("--seq", sequence)) for batch in batches for sequence in sequences]
-    if not shapes:
-        raise AxformError("--batch and --seq: give at least one batch size and one sequence length.")
+    shapes = _shapes(batches, sequences)
     for batch, sequence in shapes:
         if sequence > longest:
             raise AxformError(f"--seq {sequence}: the model takes at most {longest} tokens.")
@@ -188,14 +248,6 @@ def machine_name() -> str:
 
 def random_runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> Callable[[], object]:
     """One call of a session on random tokens of the task: every position a real token, (batch, sequence)."""
-    tokens = np.random.default_rng(0).choice(vocabulary, (batch, sequence))
-    feeds = {}
-    for entry in session.get_inputs():
-        if entry.name == "input_ids":
-            feeds[entry.name] = tokens
-        elif "mask" in entry.name:
-            feeds[entry.name] = np.ones_like(tokens)
-        else:
-            feeds[entry.name] = np.zeros_like(tokens)
+    feeds = random_feeds(session, batch, sequence, vocabulary)
     names = [entry.name for entry in session.get_outputs()]
     return lambda: run_session(session, names, feeds)

@@ -19,7 +19,7 @@ from axform.errors import AxformError
 from axform.runtime import load_session
 from axform.runtime.bundle import Bundle
 from axform.runtime.check_data import CheckData
-from axform.runtime.latency import LatencyReport, bench_bundle
+from axform.runtime.latency import LatencyReport, bench_bundle, bench_files
 from axform.runtime.parity import ParityReport, check_bundle
 from axform.runtime.session import create_session
 from axform.summaries import bench_tables, check_tables
@@ -263,3 +263,46 @@ def test_a_bundle_of_schema_1_is_read_with_its_plan(bundle_copy):
         AxformError, match=r"damaged \(plan: layer.0.attn: remove and layer.0.attn: attention .* contradict"
     ):
         Bundle(bundle_copy)
+
+
+# Any two files
+
+
+def one_node(path: Path, *, kind: int = onnx.TensorProto.FLOAT, size: str | int = "width") -> Path:
+    """A model without a single word of axform: y = x + x, (batch, size)."""
+    sides = [onnx.helper.make_tensor_value_info(name, kind, ["batch", size]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "add", sides[:1], sides[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_bench_times_any_two_files(tiny_bundle, capsys):
+    files = [tiny_bundle / "baseline.onnx", tiny_bundle / "model.onnx"]
+    code, captured = run_command(capsys, "bench", *files, "--batch", 2, "--seq", 4, "--runs", 6, "--threads", 1)
+    shown_text = folded(captured.out)
+    assert code == 0 and "2 x 4" in shown_text
+    assert all(file.name in captured.out for file in files)
+
+
+@pytest.mark.parametrize("size", ["width", 7])
+def test_bench_makes_up_inputs_of_any_kind(tmp_path, size):
+    for number, kind in enumerate((onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.DOUBLE)):
+        file = one_node(tmp_path / f"{number}.onnx", kind=kind, size=size)
+        report = bench_files(file, file, [3], [5], runs=1, threads=1)
+        assert [(shape.batch, shape.sequence) for shape in report.shapes] == [(3, 5)]
+
+
+def test_files_that_bench_cannot_compare(tmp_path, capsys):
+    file, other = one_node(tmp_path / "a.onnx"), one_node(tmp_path / "b.onnx", kind=onnx.TensorProto.INT64)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    for files, message in (
+        ((file,), "one file has nothing to be compared with; name a second one, or a bundle folder"),
+        ((file, other), "take different inputs (x: tensor(float); x: tensor(int64))"),
+        ((file, tmp_path / "none.onnx"), "no such file; give two .onnx files, or a bundle folder alone"),
+        ((file, tmp_path), "no such file; give two .onnx files, or a bundle folder alone"),
+        ((file, broken), "onnxruntime cannot load it"),
+        ((file, file, "--json", tmp_path), "is a folder; name a file"),
+    ):
+        code, captured = run_command(capsys, "bench", *files, "--runs", 1)
+        assert code == 2 and message in folded(captured.err), captured.err
