@@ -50,7 +50,7 @@ def test_resuming_a_finished_run_only_shows_it(capsys, finished, tmp_path, monke
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
     options = RunFolder(folder).read_record().options
-    monkeypatch.setattr("axform.toolchain.optimize.load_for_task", lambda *_: pytest.fail("nothing is left to do"))
+    monkeypatch.setattr("axform.toolchain.origin.load_for_task", lambda *_: pytest.fail("nothing is left to do"))
     flags = [
         "--task", options.task, "--data", options.data, "--learning-rate", options.learning_rate,
         "--baseline-epochs", options.baseline_epochs, "--final-epochs", options.final_epochs,
