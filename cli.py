@@ -18,7 +18,7 @@ from .exporters.cli import export_command
 from .files import write_json, write_text, writing
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import DEFAULT_PROVIDER, Provider
-from .summaries import bench_tables, check_tables, pareto_table
+from .summaries import bench_tables, check_tables, contents_tables, pareto_table
 from .toolchain.cli import optimize_command
 
 __all__ = ["main"]
@@ -151,6 +151,25 @@ def bench(
         out.print(table)
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")
+
+
+@app.command()
+def inspect(
+    target: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export, or any .onnx file.")],
+    tensors: Annotated[int, typer.Option(min=0, help="How many of the largest weights to list.")] = 10,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all of it to this file.")] = None,
+) -> None:
+    """Tell what a file holds: weights by type and bits, the largest ones, operators, opsets, inputs and outputs."""
+    from .exporters.inspection import contents_of
+    from .runtime.bundle import Bundle
+
+    if json_file is not None:
+        _check_writable(json_file, "--json")
+    contents = contents_of(Bundle(target).model if target.is_dir() else target)
+    for table in contents_tables(contents, tensors):
+        out.print(table)
+    if json_file is not None:
+        write_json(json_file, contents.figures())
 
 
 @app.command()

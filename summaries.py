@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     from .core.intervals import Change
     from .custom_ops import BuildInfo
+    from .exporters.inspection import FileContents
     from .exporters.pareto import State
     from .runtime.bundle import Report
     from .runtime.latency import LatencyReport, ShapeLatency
     from .runtime.parity import NumericParity, ParityReport
     from .toolchain.run_folder import RunRecord
 
-__all__ = ["bench_tables", "check_tables", "ops_table", "optimize_tables", "pareto_table"]
+__all__ = ["bench_tables", "check_tables", "contents_tables", "ops_table", "optimize_tables", "pareto_table"]
 
 
 def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
@@ -187,6 +188,45 @@ def _interval(shape: ShapeLatency) -> str:
     if shape.ratio_low is None:
         return "too few runs"
     return f"{shape.ratio_low:.2f} - {shape.ratio_high:.2f}"
+
+
+def contents_tables(contents: FileContents, largest: int) -> list[Table]:
+    """What an ONNX file holds, with that many of its largest weights."""
+    stored = sum(tensor.bytes for tensor in contents.weights)
+    listed = {
+        "size": f"{contents.bytes:,} bytes, weights {stored:,} bytes",
+        "made by": contents.producer or "not said",
+        "opsets": ", ".join(f"{domain} {version}" for domain, version in contents.opsets.items()),
+        "inputs": "\n".join(f"{name}: {kind}" for name, kind in contents.inputs.items()),
+        "outputs": "\n".join(f"{name}: {kind}" for name, kind in contents.outputs.items()),
+        "functions in the file": ", ".join(contents.functions) or "none",
+        "operators": ", ".join(f"{count} {name}" for name, count in contents.operators.most_common()),
+    }
+    facts = table(str(contents.path), ("", ""), listed.items())
+    facts.columns[1].justify = "left"
+    types = table(
+        "Weights by type",
+        ("type", "bits", "tensors", "values", "bytes"),
+        (
+            (
+                kind,
+                str(tensors[0].bits),
+                str(len(tensors)),
+                f"{sum(tensor.values for tensor in tensors):,}",
+                f"{sum(tensor.bytes for tensor in tensors):,}",
+            )
+            for kind, tensors in contents.by_type().items()
+        ),
+    )
+    tensors = table(
+        "Largest weights",
+        ("name", "type", "shape", "bytes"),
+        (
+            (tensor.name, tensor.type, " x ".join(map(str, tensor.shape)), f"{tensor.bytes:,}")
+            for tensor in contents.weights[:largest]
+        ),
+    )
+    return [facts, types, tensors] if largest else [facts, types]
 
 
 def ops_table(info: BuildInfo, path: str) -> Table:
