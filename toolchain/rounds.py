@@ -286,8 +286,14 @@ class Rounds:
             f"{change.before:.4f} -> {change.after:.4f} on {change.rows} rows that no trial saw, "
             f"{self._reference.metric:.4f} -> {record.final.metric:.4f} on those that judged trials, "
             f"{record.parameters / self._parameters:.0%} of the parameters left; "
-            + ("kept" if record.is_accepted else "refused, the bound of --max-drop is missed")
+            + ("kept" if record.is_accepted else f"refused, {self._reason(record)}")
         )
+
+    def _reason(self, refused: RoundRecord) -> str:
+        before = self._run.round(refused.start).read_record().change.after
+        if self._options.focus == "accuracy" and refused.change.after < before:
+            return f"round {refused.start} has {before:.4f}"
+        return "the bound of --max-drop is missed"
 
 
 def _starts_at(record: RoundRecord, start: _Start) -> bool:
