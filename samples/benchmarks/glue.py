@@ -43,7 +43,7 @@ class Recipe:
 
 
 RECIPES = {
-    "sst2": Recipe(baseline_epochs=2, final_epochs=1, rounds=3, batch_size=64),
+    "sst2": Recipe(baseline_epochs=2, final_epochs=1, batch_size=64),
     "qnli": Recipe(baseline_epochs=2, final_epochs=1, rounds=3),
     "mrpc": Recipe(baseline_epochs=4, final_epochs=3),
     "stsb": Recipe(baseline_epochs=4, final_epochs=3),
