@@ -8,7 +8,6 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from ..errors import AxformError
 
@@ -88,7 +87,7 @@ def contents_of(path: Path) -> FileContents:
         raise AxformError(f"{path}: no such file; name an .onnx file or a bundle folder.")
     try:
         proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
+    except Exception as error:  # protobuf's errors share no public base class
         raise AxformError(
             f"{path}: not an ONNX model ({str(error) or type(error).__name__}); name another file."
         ) from None
