@@ -139,9 +139,10 @@ def _unless_recorded(report: Report) -> str:
 
 
 def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, Text]:
+    changed = "no answer" if not numeric.changed else f"{numeric.changed:.1%} of the answers"
     return (
         f"numbers: {what} against PyTorch with the plan applied, {numeric.samples} samples in {numeric.batches} padded "
-        f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}",
+        f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}; {changed} changed",
         f"{numeric.max_abs_error:.1e}",
         f"{numeric.tolerance:.0e}",
         _result(numeric.passed),

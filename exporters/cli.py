@@ -9,6 +9,7 @@ import typer
 
 from ..console import out as console
 from ..console import run_app, showing_progress, table
+from ..core.precision import DEFAULT_PRECISION, Precision
 from ..errors import AxformError
 from ..toolchain.options import DEFAULTS
 from .head_mode import DEFAULT_HEADS, HeadMode
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["export_command", "main", "show_export"]
 
 _PLAN = "A plan of your own"
+_MOST_CHANGES = 30
+"""Of one rewrite that are printed one by one."""
 
 
 def export_command(
@@ -38,6 +41,13 @@ def export_command(
             "with zeros (the paper's form). Both give the same numbers; fold is smaller and faster."
         ),
     ] = DEFAULT_HEADS,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="float32, or int8: products of 8-bit integers and word embeddings in 8 bits, a quarter of the file. "
+            "Nothing is calibrated; layers that would cost the task too much on the rows that judged trials stay float."
+        ),
+    ] = DEFAULT_PRECISION,
     step: Annotated[
         int | None,
         typer.Option(help="Round to export, as `axform pareto` numbers them; default the last that kept the bound."),
@@ -98,11 +108,21 @@ def export_command(
         if plan is None:
             from .export import export
 
-            made = export(Path(source), out, heads=heads, step=step, overwrite=overwrite, progress=progress)
+            made = export(
+                Path(source),
+                out,
+                heads=heads,
+                precision=precision,
+                step=step,
+                overwrite=overwrite,
+                progress=progress,
+            )
         else:
             from .given_plan import export_plan
 
-            made = export_plan(source, plan, out, heads=heads, overwrite=overwrite, progress=progress, **given)
+            made = export_plan(
+                source, plan, out, heads=heads, precision=precision, overwrite=overwrite, progress=progress, **given
+            )
     show_export(*made)
 
 
@@ -110,6 +130,10 @@ def show_export(bundle: Bundle, reports: list[RewriteReport]) -> None:
     """Print what each rewrite did and how the sizes compare."""
     rows = []
     for report in reports:
+        if len(report.done) > _MOST_CHANGES:
+            what = f"{len(report.done)} places, listed in axform.json"
+            rows.append((report.rewrite, what, str(report.nodes_removed), f"{report.parameters_removed:,}"))
+            continue
         for number, change in enumerate(report.done):
             figures = (str(report.nodes_removed), f"{report.parameters_removed:,}") if number == 0 else ("", "")
             rows.append((report.rewrite if number == 0 else "", f"{change.place}: {change.what}", *figures))
@@ -117,6 +141,8 @@ def show_export(bundle: Bundle, reports: list[RewriteReport]) -> None:
         console.print(table("Rewrites", ("rewrite", "what", "nodes removed", "parameters removed"), rows))
     else:
         console.print("The plan removes nothing; model.onnx is the unpruned graph with the final weights.")
+    if bundle.manifest.stays_float:
+        console.print(f"Float as before, since int8 would cost too much: {', '.join(bundle.manifest.stays_float)}")
     baseline, model = bundle.manifest.baseline_size, bundle.manifest.model_size
     console.print(
         table(

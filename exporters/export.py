@@ -10,9 +10,11 @@ import onnx
 import torch
 
 from .. import __version__
+from ..core.bounds import smallest_accepted
 from ..core.families import Family
 from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
+from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
 from ..errors import AxformError
 from ..files import write_folder
@@ -33,6 +35,8 @@ from ..toolchain.run_folder import RunFolder
 from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
+from .int8 import to_int8
+from .int8_choice import metric_of, stays_float
 from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
 from .source import Source
@@ -48,6 +52,7 @@ def export(
     out: Path,
     *,
     heads: HeadMode = DEFAULT_HEADS,
+    precision: Precision = DEFAULT_PRECISION,
     step: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -57,6 +62,7 @@ def export(
 
     Args:
         heads: how pruned heads are removed; both give the same numbers, ``fold`` is smaller and faster.
+        precision: of model.onnx. What int8 would cost too much on the rows that judged trials stays float.
         step: the round to export; None = the one that counts.
         external_data_above: bytes of weights from which on they are stored beside the ONNX file.
 
@@ -76,6 +82,7 @@ def export(
         out,
         keep={"the run": run_path, **folders},
         heads=heads,
+        precision=precision,
         overwrite=overwrite,
         progress=progress,
         external_data_above=external_data_above,
@@ -88,6 +95,7 @@ def export_source(
     *,
     keep: Mapping[str, Path],
     heads: HeadMode,
+    precision: Precision,
     overwrite: bool,
     progress: Progress,
     external_data_above: int,
@@ -107,6 +115,10 @@ def export_source(
         progress.stage("exporting the approximated model")
         unpruned = baseline if source.student is source.baseline else export_baseline(source.student)
         graph, reports = rewritten(unpruned, source.plan, source.student.family, heads)
+        keep_float: list[str] = []
+        if precision == "int8":
+            keep_float = _stays_float(graph, baseline, source, progress)
+            reports.append(to_int8(graph, keep_float))
         progress.stage("recording PyTorch's outputs for the parity check")
         data = _check_data(source)
         progress.stage("writing the bundle")
@@ -126,6 +138,8 @@ def export_source(
                 labels=list(source.labels),
                 max_drop=source.max_drop,
                 max_length=source.student.max_length(None),
+                precision=precision,
+                stays_float=keep_float,
                 baseline_size=_size(baseline, ScopedGraph(baseline), files, "baseline.onnx"),
                 model_size=_size(optimized, graph, files, "model.onnx"),
                 rewrites=[_summary(report) for report in reports if report.done],
@@ -186,6 +200,13 @@ def _check_data(source: Source) -> CheckData:
             outputs = named_outputs(source.student.model, batch)
             references.append(ReferenceBatch(indices, {name: value.numpy() for name, value in outputs.items()}))
     return CheckData(source.report, references)
+
+
+def _stays_float(graph: ScopedGraph, baseline: onnx.ModelProto, source: Source, progress: Progress) -> list[str]:
+    progress.stage("choosing what may be int8")
+    rows = source.selection()
+    bound = smallest_accepted(metric_of(baseline, rows, source.metric), source.max_drop, source.plan.focus)
+    return stays_float(graph.to_proto(), rows, source.metric, bound, progress.step)
 
 
 def _size(proto: onnx.ModelProto, graph: ScopedGraph, files: dict[str, FileRecord], name: str) -> GraphSize:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class FinishedRun:
         if missing is not None:
             raise AxformError(f"{missing}; the same `axform optimize` command with --resume makes it again.")
         self.baseline: LoadedModel = load_fine_tuned(run.baseline)
-        self.report: EncodedSplit = run.read_report_split()
+        self.report: EncodedSplit = run.read_split("report")
         fingerprint = self.baseline.identity().fingerprint
         _check_same(run.baseline, "the fingerprint of its weights", fingerprint, self.record.baseline_fingerprint)
         _check_same(run.inputs, "the digests of its data", run.read_inputs(), self.record.inputs)
@@ -63,6 +64,7 @@ class FinishedRun:
             baseline=self.baseline,
             student=self.student,
             plan=self.plan,
+            selection=partial(self._run.read_split, "selection"),
             report=self.report,
             task=record.options.task,
             metric=record.metric,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ..core.plan import ApproximationPlan, ModelIdentity
+from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
 from ..errors import AxformError
 from ..runtime.bundle import Bundle
@@ -32,6 +34,7 @@ def export_plan(
     max_length: int | None = DEFAULTS["max_length"],
     max_drop: float = DEFAULTS["max_drop"],
     heads: HeadMode = DEFAULT_HEADS,
+    precision: Precision = DEFAULT_PRECISION,
     overwrite: bool = False,
     progress: Progress | None = None,
     external_data_above: int = EXTERNAL_DATA_ABOVE,
@@ -69,6 +72,7 @@ def export_plan(
         out,
         keep={"the plan": plan_path, **options.folders},
         heads=heads,
+        precision=precision,
         overwrite=overwrite,
         progress=progress,
         external_data_above=external_data_above,
@@ -89,11 +93,13 @@ def _read(options: OptimizeOptions, plan: ApproximationPlan, plan_path: Path, pr
     identity = loaded.identity()
     _check_for_model(plan.model, plan_path, identity, options.model)
     length = loaded.max_length(options.max_length or data.task.max_length)
+    encoded = partial(encode, data.task, tokenizer=loaded.tokenizer, inputs=loaded.inputs, max_length=length)
     return Source(
         baseline=loaded,
         student=loaded,
         plan=plan.for_model(identity),
-        report=encode(data.task, data.report, loaded.tokenizer, loaded.inputs, length),
+        selection=partial(encoded, frame=data.selection),
+        report=encoded(frame=data.report),
         task=data.task.name,
         metric=data.task.metric,
         labels=data.task.labels,

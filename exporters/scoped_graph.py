@@ -92,12 +92,31 @@ class ScopedGraph:
         self, op: str, name: str, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object
     ) -> gs.Variable:
         """Add a node with one output, in the scope of the node ``like``; returns the output."""
-        output = gs.Variable(self._unique(name))
-        self.graph.nodes.append(gs.Node(op=op, name=output.name, inputs=inputs, outputs=[output], attrs=dict(attrs)))
+        return self.insert_many(op, name, 1, inputs, like, **attrs)[0]
+
+    def insert_many(
+        self, op: str, name: str, count: int, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object
+    ) -> list[gs.Variable]:
+        """The same with that many outputs."""
+        outputs = [gs.Variable(self._unique(name)) for _ in range(count)]
+        node = gs.Node(op=op, name=outputs[0].name, inputs=inputs, outputs=outputs, attrs=dict(attrs))
+        self.graph.nodes.append(node)
         if like is not None:
             modules = self._scopes.get(like.outputs[0].name, ("",))[:-1]
-            self._scopes[output.name] = (*modules, output.name)
-        return output
+            self._scopes[outputs[0].name] = (*modules, outputs[0].name)
+        return outputs
+
+    def module_of(self, node: gs.Node) -> str:
+        """Path of the innermost torch module that a node came from; empty where none is known."""
+        modules = self._scopes.get(node.outputs[0].name, ("",))[:-1]
+        return modules[-1] if modules else ""
+
+    def take_over(self, new: gs.Variable, old: gs.Node) -> None:
+        """Let the node that makes ``new`` make the only output of ``old`` in its place, under the same name."""
+        (output,), (maker,) = old.outputs, new.inputs
+        old.outputs.clear()
+        self._scopes.pop(new.name, None)
+        maker.outputs = [output]
 
     def residual_add(self, branch: gs.Tensor, module: str) -> tuple[gs.Node, gs.Tensor]:
         """The Add that joins the output ``branch`` of a block with the block's input: (the node, the other operand)."""
@@ -115,11 +134,15 @@ class ScopedGraph:
         self.graph.outputs = [new if tensor is old else tensor for tensor in self.graph.outputs]
 
     def parameters(self) -> int:
-        """Number of floating-point values in the initializers that are in use."""
+        """Number of floating-point values and 8-bit codes in the initializers that are in use."""
         used = {
             id(tensor): tensor for node in self.graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)
         }
-        return sum(tensor.values.size for tensor in used.values() if tensor.values.dtype.kind == "f")
+        return sum(
+            tensor.values.size
+            for tensor in used.values()
+            if tensor.values.dtype.kind == "f" or tensor.values.dtype == np.int8
+        )
 
     def _unique(self, name: str) -> str:
         unique, number = name, 1

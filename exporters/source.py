@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ class Source:
     student: LoadedModel
     """What the plan is for; the baseline itself where nothing was trained with the plan."""
     plan: ApproximationPlan
+    selection: Callable[[], EncodedSplit]
+    """Reads the rows that judged trials, tokenized, on which a lower precision may choose, too."""
     report: EncodedSplit
     """The reported split, tokenized."""
     task: str

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ..core.metrics import Metric
 from ..core.opset import DOMAIN
 from ..core.plan import ApproximationPlan
+from ..core.precision import DEFAULT_PRECISION, Precision
 from ..errors import AxformError
 from ..files import read_json, write_text
 from ..locks import locked
@@ -89,6 +90,10 @@ class Manifest(Measured):
     labels: list[str]
     max_drop: float
     max_length: int
+    precision: Precision = DEFAULT_PRECISION
+    """Of model.onnx; baseline.onnx is always float32."""
+    stays_float: list[str] = []
+    """Linears and embeddings, by their torch module, that a lower precision would cost too much."""
     baseline_size: GraphSize
     model_size: GraphSize
     rewrites: list[RewriteSummary]

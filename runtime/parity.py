@@ -11,16 +11,14 @@ from .. import custom_ops
 from ..core.batches import EncodedSplit
 from ..core.bounds import smallest_accepted
 from ..core.intervals import paired_change
+from ..core.precision import DEFAULT_PRECISION, TOLERANCES, Precision, Tolerance
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
 from .limits import positive
 from .session import DEFAULT_PROVIDER, Provider, create_session, provider_of, run_session
 
-__all__ = ["TOLERANCE", "NumericParity", "ParityReport", "TaskParity", "check_bundle", "numeric_parity"]
-
-TOLERANCE = 1e-4
-"""Largest difference of any output to PyTorch: float32 rounding over tens of layers, with a margin."""
+__all__ = ["NumericParity", "ParityReport", "TaskParity", "check_bundle", "numeric_parity"]
 
 
 class NumericParity(Measured):
@@ -32,7 +30,10 @@ class NumericParity(Measured):
     worst_sample: int
     """Row of the reported split."""
     worst_output: str
-    tolerance: float = TOLERANCE
+    tolerance: float
+    """Of that output, in the precision that the file was exported in."""
+    changed: float = 0.0
+    """Share of the samples whose largest output is another one."""
 
     @property
     def passed(self) -> bool:
@@ -90,7 +91,7 @@ def check_bundle(
     model = create_session(bundle.model, provider, threads)
     report = ParityReport(
         provider=provider_of(model),
-        numeric=numeric_parity(model, data),
+        numeric=numeric_parity(model, data, bundle.manifest.precision),
         bodies=_body_parity(bundle, data, provider, threads),
         task=_task_parity(
             bundle, data, (create_session(bundle.baseline, provider, threads), model), batch_size, on_batch
@@ -104,7 +105,8 @@ def _body_parity(bundle: Bundle, data: CheckData, provider: Provider, threads: i
     """The numbers where there is no op library, if it stands for anything in this bundle."""
     if not (bundle.manifest.op_library.accelerates and custom_ops.is_available()):
         return None
-    return numeric_parity(create_session(bundle.model, provider, threads, op_library=False), data)
+    session = create_session(bundle.model, provider, threads, op_library=False)
+    return numeric_parity(session, data, bundle.manifest.precision)
 
 
 def _task_parity(
@@ -136,28 +138,44 @@ def _task_parity(
     )
 
 
-def numeric_parity(session: Any, data: CheckData) -> NumericParity:
+def numeric_parity(session: Any, data: CheckData, precision: Precision = DEFAULT_PRECISION) -> NumericParity:
     """Run the reference batches and compare every output; a NaN counts as an infinite error.
 
     Raises:
         AxformError: the model cannot be run, or its outputs have other shapes than PyTorch's.
     """
-    worst, worst_sample, worst_output = 0.0, int(data.references[0].indices[0]), ""
+    tolerances = {name: _tolerance(TOLERANCES[precision], data, name) for name in data.references[0].outputs}
+    worst: tuple[float, float, int, str] | None = None
+    changed = 0
     for reference in data.references:
         names = list(reference.outputs)
         outputs = run_session(session, names, data.split.batch(reference.indices))
         for name, output in zip(names, outputs, strict=True):
             errors = _errors(name, output, reference.outputs[name])
-            if not worst_output or errors.max() > worst:
-                worst, worst_output = float(errors.max()), name
-                worst_sample = int(reference.indices[errors.argmax()])
+            found = (float(errors.max()), tolerances[name], int(reference.indices[errors.argmax()]), name)
+            if worst is None or found[0] * worst[1] > worst[0] * found[1]:
+                worst = found
+        changed += int((outputs[0].argmax(-1) != reference.outputs[names[0]].argmax(-1)).sum())
+    assert worst is not None
+    error, tolerance, sample, name = worst
+    samples = sum(len(reference.indices) for reference in data.references)
     return NumericParity(
-        samples=sum(len(reference.indices) for reference in data.references),
+        samples=samples,
         batches=len(data.references),
-        max_abs_error=worst,
-        worst_sample=worst_sample,
-        worst_output=worst_output,
+        max_abs_error=error,
+        worst_sample=sample,
+        worst_output=name,
+        tolerance=tolerance,
+        changed=changed / samples,
     )
+
+
+def _tolerance(allowed: Tolerance, data: CheckData, output: str) -> float:
+    """Of an output, as a number."""
+    if not allowed.relative:
+        return allowed.absolute
+    expected = np.concatenate([reference.outputs[output] for reference in data.references])
+    return allowed.absolute + allowed.relative * float(expected.std(axis=0).mean())
 
 
 def _errors(name: str, output: np.ndarray, expected: np.ndarray) -> np.ndarray:

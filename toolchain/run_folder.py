@@ -1,7 +1,7 @@
 """The run folder: what `axform optimize` writes and `axform-export` reads.
 
 options.json   what was asked for
-inputs/        what the run started on: digests of its data and model, and the tokenized reported split
+inputs/        what the run started on: digests of its data and model, the tokenized rows that judge trials or are reported
 baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
 trials.jsonl   the journal of the first search (trials-2.jsonl ... when it was repeated)
 teacher-1/     fine-tuned like the baseline with another seed, where several models teach; teacher-2/ ...
@@ -15,7 +15,7 @@ inputs, baseline, teachers and the rounds are each written in one step and seale
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -235,16 +235,20 @@ class RunFolder:
     def read_inputs(self) -> RunInputs:
         return _parse(RunInputs, self.inputs / "inputs.json")
 
-    def write_inputs(self, inputs: RunInputs, report: EncodedSplit) -> None:
+    def write_inputs(self, inputs: RunInputs, selection: EncodedSplit, report: EncodedSplit) -> None:
         with write_folder(self.inputs) as staging:
             write_json(staging / "inputs.json", inputs.model_dump())
-            with (staging / "report.npz").open("wb") as handle:
-                np.savez_compressed(handle, **report.to_arrays())  # type: ignore[arg-type]
+            for name, split in (("selection", selection), ("report", report)):
+                with (staging / f"{name}.npz").open("wb") as handle:
+                    np.savez_compressed(handle, **split.to_arrays())  # type: ignore[arg-type]
             seal(staging)
 
-    def read_report_split(self) -> EncodedSplit:
-        """The tokenized reported split; `missing` must have found it whole."""
-        with np.load(self.inputs / "report.npz") as arrays:
+    def read_split(self, name: Literal["selection", "report"]) -> EncodedSplit:
+        """The tokenized rows of a split; `missing` must have found them whole."""
+        path = self.inputs / f"{name}.npz"
+        if not path.is_file():
+            raise AxformError(f"{path}: is missing, as in runs of earlier versions of axform; {_AGAIN}.")
+        with np.load(path) as arrays:
             return EncodedSplit.from_arrays(dict(arrays))
 
 

@@ -92,7 +92,7 @@ class Stages:
     def _settle_inputs(self) -> None:
         run = self._context.run
         if damage(run.inputs) is not None:
-            run.write_inputs(self._inputs, self._context.splits.report)
+            run.write_inputs(self._inputs, self._context.splits.selection, self._context.splits.report)
         started_on = run.read_inputs().model_dump()
         for name, digest in self._inputs.model_dump().items():
             if started_on[name] != digest:

@@ -1,0 +1,26 @@
+"""The precisions that a model is exported in, and how far its numbers may then be from PyTorch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["DEFAULT_PRECISION", "TOLERANCES", "Precision", "Tolerance"]
+
+Precision = Literal["float32", "int8"]
+DEFAULT_PRECISION: Precision = "float32"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest difference of any output to PyTorch's, which computes in float32."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+    """In standard deviations of that output over the samples compared."""
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "float32": Tolerance(absolute=1e-4),  # rounding over tens of layers, with a margin
+    "int8": Tolerance(relative=0.5),  # a graph that computes something else is off by more than one
+}
