@@ -16,12 +16,16 @@ from .core.plan import Focus
 from .errors import AxformError
 from .exporters.cli import export_command
 from .files import write_json, write_text, writing
+from .runtime.gate import ALPHA, LOOK_SECONDS, MAX_REGRESSION
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import DEFAULT_PROVIDER, Provider
-from .summaries import bench_tables, check_tables, contents_tables, pareto_table
+from .summaries import bench_tables, check_tables, contents_tables, gate_tables, pareto_table
 from .toolchain.cli import optimize_command
 
 __all__ = ["main"]
+
+_UNDECIDED = 3
+"""Exit code of `axform gate` without a verdict; 2 is that of a mistake in the command."""
 
 app = typer.Typer(
     add_completion=False,
@@ -152,6 +156,79 @@ def bench(
         out.print(table)
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")
+
+
+@app.command()
+def gate(
+    candidate: Annotated[Path, typer.Argument(help="Bundle folder, or an .onnx file with --reference.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle or .onnx file that it must not be slower than; default: its own baseline, over which its gain "
+            "must not shrink from what `axform bench` recorded."
+        ),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
+    seq: Annotated[str, typer.Option(help="Sequence lengths in tokens, separated by commas.")] = "128",
+    max_regression: Annotated[
+        float, typer.Option(help="Slow-down that is tolerated, as a share: 0.05 = 5 %.")
+    ] = MAX_REGRESSION,
+    alpha: Annotated[float, typer.Option(help="Largest chance of a wrong verdict, all shapes together.")] = ALPHA,
+    seconds: Annotated[
+        float, typer.Option(help="Time of one look at one shape; there are two at most.")
+    ] = LOOK_SECONDS,
+    threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
+    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    history: Annotated[Path | None, typer.Option(help="Add the verdict to this file, a line of JSON each.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw all verdicts of --history to this file (.svg, .png, .pdf).")
+    ] = None,
+) -> None:
+    """Judge whether a model became slower: both run in turn in this process, never against stored times.
+
+    The exit code is 0 for PASS (surely not slower by more than --max-regression), 1 for FAIL (surely slower) and 3 for
+    UNDECIDED (neither, or a machine that is too noisy to say).
+
+    Example: axform gate bundles/new --reference bundles/old --threads 1
+    """
+    from .plots import draw_history, import_matplotlib
+    from .runtime.gate import gate as judge_latency
+    from .runtime.gate_history import append_verdict, read_verdicts
+
+    for file, flag in ((json_file, "--json"), (history, "--history"), (plot, "--plot")):
+        if file is not None:
+            _check_writable(file, flag)
+    if plot is not None:
+        if history is None:
+            raise AxformError(f"--plot {plot}: draws a history; name its file with --history.")
+        import_matplotlib()
+    if history is not None and history.exists():
+        read_verdicts(history)
+    with showing_progress() as progress:
+        progress.stage("timing")
+        report = judge_latency(
+            candidate,
+            reference,
+            batches=_numbers(batch, "--batch"),
+            sequences=_numbers(seq, "--seq"),
+            max_regression=max_regression,
+            alpha=alpha,
+            provider=provider,
+            threads=threads,
+            seconds=seconds,
+            on_look=progress.step,
+        )
+    for table in gate_tables(report):
+        out.print(table)
+    if json_file is not None:
+        write_text(json_file, report.model_dump_json(indent=2) + "\n")
+    if history is not None:
+        append_verdict(report, history)
+        if plot is not None:
+            draw_history(read_verdicts(history), plot)
+    if report.verdict != "PASS":
+        raise typer.Exit(1 if report.verdict == "FAIL" else _UNDECIDED)
 
 
 @app.command()

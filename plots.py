@@ -11,10 +11,12 @@ from .files import writing
 
 if TYPE_CHECKING:
     from .exporters.pareto import State
+    from .runtime.gate_history import PastVerdict
 
-__all__ = ["draw_states", "import_matplotlib"]
+__all__ = ["draw_history", "draw_states", "import_matplotlib"]
 
 _KEPT, _REFUSED = "tab:blue", "tab:gray"
+_VERDICTS = {"PASS": "tab:green", "FAIL": "tab:red", "UNDECIDED": "tab:orange"}
 
 
 def import_matplotlib() -> Any:
@@ -58,6 +60,33 @@ def draw_states(states: Sequence[State], metric: str, bound: float, file: Path) 
     figure.suptitle(
         "Rounds of the run: kept in blue, refused in grey; bars are 95 % intervals of the change, dashed is the bound"
     )
+    _save(figure, file)
+
+
+def draw_history(verdicts: Sequence[PastVerdict], file: Path) -> None:
+    """Slow-downs of every shape over time, with their bounds and what was tolerated.
+
+    Raises:
+        AxformError: matplotlib knows no such kind of file, or it cannot be written.
+    """
+    shapes = sorted({(shape.batch, shape.sequence) for past in verdicts for shape in past.report.shapes})
+    figure = import_matplotlib().Figure(figsize=(10, 3 * len(shapes)), layout="constrained")
+    for axis, key in zip(figure.subplots(len(shapes), 1, squeeze=False)[:, 0], shapes, strict=True):
+        for number, past in enumerate(verdicts, 1):
+            for shape in past.report.shapes:
+                if (shape.batch, shape.sequence) == key:
+                    low, middle, high = (100 * value for value in (shape.low, shape.slowdown, shape.high))
+                    ends = [[middle - low], [high - middle]]
+                    axis.errorbar([number], [middle], yerr=ends, fmt="o", color=_VERDICTS[shape.verdict], capsize=3)
+        tolerated = [100 * past.report.max_regression for past in verdicts]
+        axis.plot(range(1, len(verdicts) + 1), tolerated, color=_REFUSED, linestyle="--", linewidth=1)
+        axis.set_ylabel(f"slower by, %, at {key[0]} x {key[1]}")
+        axis.grid(alpha=0.3)
+    axis.set_xlabel("verdict number; green passed, red failed, orange undecided; dashed is what is tolerated")
+    _save(figure, file)
+
+
+def _save(figure: Any, file: Path) -> None:
     with writing(file):
         try:
             figure.savefig(file)

@@ -20,11 +20,21 @@ if TYPE_CHECKING:
     from .exporters.inspection import FileContents
     from .exporters.pareto import State
     from .runtime.bundle import Report
+    from .runtime.gate import GatedShape, GateReport
     from .runtime.latency import LatencyReport, ShapeLatency
     from .runtime.parity import NumericParity, ParityReport
     from .toolchain.run_folder import RunRecord
 
-__all__ = ["bench_tables", "check_tables", "contents_tables", "ops_table", "optimize_tables", "pareto_table"]
+__all__ = [
+    "bench_tables",
+    "check_tables",
+    "contents_tables",
+    "gate_line",
+    "gate_tables",
+    "ops_table",
+    "optimize_tables",
+    "pareto_table",
+]
 
 
 def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
@@ -189,6 +199,40 @@ def _interval(shape: ShapeLatency) -> str:
     if shape.ratio_low is None:
         return "too few runs"
     return f"{shape.ratio_low:.2f} - {shape.ratio_high:.2f}"
+
+
+def gate_tables(report: GateReport) -> list[Table]:
+    """The verdict on each shape, with what it rests on."""
+    colours = {"PASS": "green", "FAIL": "red", "UNDECIDED": "yellow"}
+    rows = [
+        (
+            f"{shape.batch} x {shape.sequence}",
+            Text(shape.verdict, style=colours[shape.verdict]),
+            f"{shape.slowdown:+.1%}",
+            f"{shape.low:+.1%} to {shape.high:+.1%}",
+            f"{shape.noise:.1%}",
+            f"{shape.looks}",
+            f"{shape.rounds}",
+        )
+        for shape in report.shapes
+    ]
+    columns = ("batch x seq", "verdict", "slower by", "bounds", "noise", "looks", "runs")
+    result = table("Latency gate", columns, rows)
+    result.caption = (
+        f"{report.candidate} against {report.reference}, tolerated {report.max_regression:.1%}; {report.provider}, "
+        f"{report.threads} threads, {report.machine}; a verdict is wrong in at most {report.alpha:.1%} of the cases; "
+        "noise: how far the reference may seem from itself"
+    )
+    result.caption_justify = "left"
+    return [result]
+
+
+def gate_line(report: GateReport, shape: GatedShape) -> str:
+    """The verdict on one shape in a line of plain text."""
+    return (
+        f"{shape.verdict} at {shape.batch} x {shape.sequence}: slower by {shape.slowdown:+.1%} ({shape.low:+.1%} to "
+        f"{shape.high:+.1%}), tolerated {report.max_regression:.1%}, noise {shape.noise:.1%}"
+    )
 
 
 def contents_tables(contents: FileContents, largest: int) -> list[Table]:

@@ -36,7 +36,7 @@ __all__ = [
 
 BENCH_BATCHES, BENCH_SEQUENCES, BENCH_SECONDS = (1, 8), (32, 128), 5.0
 """What is timed when nothing else is asked for."""
-_ANY_TOKENS = np.arange(32)
+ANY_TOKENS = np.arange(32)
 """Ids that every vocabulary has, for models of which nothing else is known."""
 _BOOTSTRAP_SAMPLES = 2000
 _RUNS_FOR_AN_INTERVAL = 6
@@ -128,7 +128,7 @@ def bench_files(
     Raises:
         AxformError: a file cannot be run, the inputs differ, or an option is out of range.
     """
-    shapes = _shapes(batches, sequences)
+    shapes = all_shapes(batches, sequences)
     if runs is not None:
         positive("runs", runs)
     for path in (first, second):
@@ -142,7 +142,7 @@ def bench_files(
             f"{first} and {second}: take different inputs ({_inputs(ours)}; {_inputs(theirs)}); give two models that can "
             "stand for each other."
         )
-    return _timed(sessions, shapes, _ANY_TOKENS, threads, runs, seconds, on_run)
+    return _timed(sessions, shapes, ANY_TOKENS, threads, runs, seconds, on_run)
 
 
 def _inputs(types: Mapping[str, str]) -> str:
@@ -192,7 +192,7 @@ def _timed(
     )
 
 
-def _shapes(batches: Sequence[int], sequences: Sequence[int]) -> list[tuple[int, int]]:
+def all_shapes(batches: Sequence[int], sequences: Sequence[int]) -> list[tuple[int, int]]:
     shapes = [(positive("--batch", batch), positive("--seq", sequence)) for batch in batches for sequence in sequences]
     if not shapes:
         raise AxformError("--batch and --seq: give at least one batch size and one sequence length.")
@@ -203,7 +203,7 @@ def timed_shapes(
     model: ModelShape, longest: int, batches: Sequence[int], sequences: Sequence[int]
 ) -> list[tuple[int, int]]:
     """Every batch with every sequence, all of which a model of at most ``longest`` tokens and the machine can take."""
-    shapes = _shapes(batches, sequences)
+    shapes = all_shapes(batches, sequences)
     for batch, sequence in shapes:
         if sequence > longest:
             raise AxformError(f"--seq {sequence}: the model takes at most {longest} tokens.")

@@ -1,0 +1,217 @@
+"""The latency gate: may this model replace that one? Both run in turn, in one process, and the answer has three values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+
+import numpy as np
+
+from ..core.cores import usable_cores
+from ..errors import AxformError
+from .bundle import Bundle, Measured, Report
+from .check_data import CheckData
+from .latency import ANY_TOKENS, LatencyReport, all_shapes, machine_name, random_runner
+from .session import DEFAULT_PROVIDER, Provider, create_session, provider_of
+from .verdicts import Bounds, Verdict, bounds_of, judge, worst
+
+__all__ = ["ALPHA", "LOOK_SECONDS", "MAX_REGRESSION", "GateReport", "GatedShape", "gate"]
+
+MAX_REGRESSION, ALPHA, LOOK_SECONDS = 0.05, 0.01, 20.0
+"""Defaults: the slow-down that is tolerated, the chance of a wrong PASS or FAIL, and the time of a look at one shape."""
+_BLOCKS, _LOOKS = 12, 2
+"""Independent blocks of a look; a first look that cannot decide is followed by a fresh one."""
+_FEWEST_ROUNDS = 5
+"""Of a block: in each the three sessions run once, in random order."""
+
+
+class GatedShape(Measured):
+    """The verdict on one shape. Slow-downs are shares: 0.05 = 5 % slower."""
+
+    batch: int
+    sequence: int
+    verdict: Verdict
+    slowdown: float
+    low: float
+    high: float
+    """One-sided bounds of the slow-down, each wrong with the probability that its look may spend."""
+    noise: float
+    """How far the reference may seem from itself in the same look."""
+    looks: int
+    rounds: int
+    """Runs of each session in the last look."""
+
+
+class GateReport(Report):
+    candidate: str
+    reference: str
+    max_regression: float
+    alpha: float
+    threads: int
+    machine: str
+    verdict: Verdict
+    shapes: list[GatedShape]
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What is compared: the candidate's time over the reference's, times what that was recorded to be."""
+
+    candidate: Path
+    reference: Path
+    recorded: dict[tuple[int, int], float]
+    """Shape -> the recorded ratio of the reference's time over the candidate's; empty = they are to be equally fast."""
+    tokens: np.ndarray
+
+    def expected(self, shape: tuple[int, int]) -> float:
+        """Logarithm of the candidate's time over the reference's that is no change at all."""
+        return -log(self.recorded[shape]) if self.recorded else 0.0
+
+
+def gate(
+    candidate: Path,
+    reference: Path | None = None,
+    *,
+    batches: Sequence[int] = (1,),
+    sequences: Sequence[int] = (128,),
+    max_regression: float = MAX_REGRESSION,
+    alpha: float = ALPHA,
+    provider: Provider = DEFAULT_PROVIDER,
+    threads: int | None = None,
+    seconds: float = LOOK_SECONDS,
+    on_look: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> GateReport:
+    """Judge whether ``candidate`` is slower than it may be.
+
+    With a reference, it may not be slower than that by more than ``max_regression``. Without one, the candidate is a
+    bundle whose `bench` was recorded, and its gain over its own baseline may not have shrunk by more.
+
+    The sessions run in random order, round by round; the medians of a block give one logarithm of a ratio, and twelve
+    of them t bounds. A look that cannot decide is followed by a fresh one; both looks and all shapes share ``alpha``.
+    The reference is also timed against itself: where that alone reaches the tolerance, the machine is too noisy.
+
+    Args:
+        candidate, reference: bundle folders or .onnx files.
+        on_look: called with (looks taken, looks at most, what is timed).
+
+    Raises:
+        AxformError: an option out of range, a model that cannot be run, or nothing recorded to compare with.
+    """
+    _check(max_regression, alpha, seconds)
+    shapes = all_shapes(batches, sequences)
+    threads = usable_cores() if threads is None else threads
+    sides = _sides(candidate, reference, shapes, threads)
+    paths = (sides.candidate, sides.reference, sides.reference)
+    sessions = [create_session(path, provider, threads, spinning=False) for path in paths]
+    judged: list[GatedShape] = []
+    for number, shape in enumerate(shapes):
+        runners = [random_runner(session, *shape, sides.tokens) for session in sessions]
+        for look in range(1, _LOOKS + 1):
+            on_look(number * _LOOKS + look - 1, len(shapes) * _LOOKS, f"batch {shape[0]}, sequence {shape[1]}")
+            rounds, times = _blocks(runners, seconds, seed=len(shapes) * look + number)
+            share = alpha / _LOOKS / len(shapes)
+            change = bounds_of(np.log(times[0] / times[1]) - sides.expected(shape), share)
+            noise = bounds_of(np.log(times[2] / times[1]), share)
+            verdict = judge(change, noise, max_regression)
+            if verdict != "UNDECIDED":
+                break
+        judged.append(_gated(shape, verdict, change, noise, look, rounds))
+    return GateReport(
+        provider=provider_of(sessions[0]),
+        candidate=str(candidate),
+        reference="its own baseline, as recorded" if reference is None else str(reference),
+        max_regression=max_regression,
+        alpha=alpha,
+        threads=threads,
+        machine=machine_name(),
+        verdict=worst([shape.verdict for shape in judged]),
+        shapes=judged,
+    )
+
+
+def _gated(
+    shape: tuple[int, int], verdict: Verdict, change: Bounds, noise: Bounds, looks: int, rounds: int
+) -> GatedShape:
+    return GatedShape(
+        batch=shape[0],
+        sequence=shape[1],
+        verdict=verdict,
+        slowdown=exp(change.mean) - 1,
+        low=exp(change.low) - 1,
+        high=exp(change.high) - 1,
+        noise=exp(noise.farthest) - 1,
+        looks=looks,
+        rounds=rounds,
+    )
+
+
+def _blocks(runners: Sequence[Callable[[], object]], seconds: float, seed: int) -> tuple[int, np.ndarray]:
+    """Runs of each, and the medians of every block, (runners, blocks), milliseconds."""
+    random = np.random.default_rng(seed)
+    for run in runners:
+        run()
+    started = time.perf_counter()
+    for run in runners:
+        run()
+    rounds = max(_FEWEST_ROUNDS, int(seconds / _BLOCKS / (time.perf_counter() - started)))
+    medians = np.empty((len(runners), _BLOCKS))
+    for block in range(_BLOCKS):
+        times = np.empty((len(runners), rounds))
+        for number in range(rounds):
+            for index in random.permutation(len(runners)):
+                before = time.perf_counter_ns()
+                runners[index]()
+                times[index, number] = (time.perf_counter_ns() - before) / 1e6
+        medians[:, block] = np.median(times, axis=1)
+    return rounds * _BLOCKS, medians
+
+
+def _sides(candidate: Path, reference: Path | None, shapes: Sequence[tuple[int, int]], threads: int) -> _Sides:
+    if reference is not None:
+        first, second = _file_of(candidate), _file_of(reference)
+        return _Sides(first, second, {}, _tokens(candidate))
+    if not candidate.is_dir():
+        raise AxformError(f"{candidate}: a file alone has nothing to be compared with; give --reference, or a bundle.")
+    bundle = Bundle(candidate)
+    bundle.verify()
+    report = bundle.manifest.results.get("bench")
+    timed = [] if report is None else LatencyReport.model_validate(report).shapes
+    recorded = {(shape.batch, shape.sequence): shape.ratio for shape in timed}
+    for batch, sequence in shapes:
+        if (batch, sequence) not in recorded:
+            raise AxformError(
+                f"{candidate}: no latency is recorded at batch {batch} and {sequence} tokens; record it with `axform bench "
+                f"{candidate} --batch {batch} --seq {sequence} --threads {threads}`, or give --reference."
+            )
+    if report is not None and report["threads"] != threads:
+        raise AxformError(
+            f"{candidate}: its latency was recorded with {report['threads']} threads, asked for are {threads}; give "
+            f"--threads {report['threads']}, or record it anew with `axform bench`."
+        )
+    return _Sides(bundle.model, bundle.baseline, recorded, _tokens(candidate))
+
+
+def _file_of(path: Path) -> Path:
+    if path.is_dir():
+        return Bundle(path).model
+    if not path.is_file():
+        raise AxformError(f"{path}: no such file; name a bundle folder or an .onnx file.")
+    return path
+
+
+def _tokens(path: Path) -> np.ndarray:
+    if not path.is_dir():
+        return ANY_TOKENS
+    return np.concatenate(list(CheckData.load(Bundle(path).check_data).split.features["input_ids"]))
+
+
+def _check(max_regression: float, alpha: float, seconds: float) -> None:
+    if not 0 < max_regression < 10:
+        raise AxformError(f"--max-regression {max_regression:g}: give a share above 0, e.g. 0.05 for 5 %.")
+    if not 0 < alpha < 0.5:
+        raise AxformError(f"--alpha {alpha:g}: give the chance of a wrong verdict, between 0 and 0.5.")
+    if not 0 < seconds < 86400:
+        raise AxformError(f"--seconds {seconds:g}: give a time above 0.")
