@@ -73,15 +73,32 @@ def from_run(run: RunFolder, options: OptimizeOptions, **changes) -> OptimizeOpt
     return options.model_copy(update={"model": str(run.path), "baseline_epochs": None, **changes})
 
 
-def test_another_focus_takes_the_baseline_and_the_teachers_of_a_run(run, options, tmp_path):
+def test_another_focus_goes_on_from_the_kept_round_of_a_run(run, options, tmp_path):
     record = optimize(from_run(run, options, focus="speed", rounds=1), tmp_path / "speed")
     speed = RunFolder(tmp_path / "speed")
     assert record.baseline_fingerprint == run.read_record().baseline_fingerprint
     assert [record_files(folder) for folder in teachers(speed)] == [record_files(folder) for folder in teachers(run)]
-    shutil.rmtree(speed.teacher(1))
+    taken, kept = speed.round(1), run.round(run.read_record().round)
+    weights = [record_files(folder)["model.safetensors"] for folder in (taken.model, kept.model)]
+    assert run.read_record().round > 0 and weights[0] == weights[1]
+    assert taken.read_plan().parts == kept.read_plan().parts and taken.read_plan().focus == "speed"
+    assert taken.read_record().start == 0 and taken.read_record().change == kept.read_record().change
+    searched = speed.round(2)
+    assert searched.read_record().start == 1 and searched.read_plan().changes() > taken.read_plan().changes()
+
+    for folder in (speed.teacher(1), taken.path, searched.path):
+        shutil.rmtree(folder)
     speed.record_path.unlink()
     optimize(from_run(run, options, focus="speed", rounds=1), speed.path, resume=True)
     assert not speed.read_record().is_other_than(record)
+
+
+def test_a_run_that_several_teach_learns_before_it_removes(options, tmp_path):
+    optimize(options.model_copy(update={"focus": "speed", "rounds": 2}), tmp_path / "speed")
+    speed = RunFolder(tmp_path / "speed")
+    assert speed.round(1).read_plan().changes() == 0 and speed.round(1).read_record().trials == 0
+    assert speed.round(2).read_plan().changes() > 0
+    assert speed.round(2).read_record().start == int(speed.round(1).read_record().is_accepted)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,7 @@ def test_another_focus_takes_the_baseline_and_the_teachers_of_a_run(run, options
         ({"baseline_epochs": 1}, "--baseline-epochs: .* is a run, whose baseline is taken as it is"),
         ({"seed": 1}, "was made with other rows in its train split; give the same --data, --seed"),
         ({"report_samples": 40}, "was made with other rows in its report split"),
+        ({"group_size": 8}, "--group-size 8: .* has groups of 16; leave the option out"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )

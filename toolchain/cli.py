@@ -26,7 +26,8 @@ def optimize_command(
         str,
         typer.Argument(
             help="Hub name, folder, `minilm` (the model of the quickstart extra), or the folder of another run, whose "
-            "baseline and teachers are taken as they are, for another focus."
+            "baseline and teachers are taken as they are, and whose kept round is where the search starts: for another "
+            "focus, or to go further."
         ),
     ],
     task: Annotated[
@@ -151,7 +152,7 @@ def optimize_command(
         float | None,
         typer.Option(
             help=f"The same for the trainings with a plan; default {DISTILLING_RATE:g} times --learning-rate with a teacher, "
-            "but the same with several and the accuracy focus.",
+            "but the same where several teach a model to gain.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -169,9 +170,9 @@ def optimize_command(
     teachers: Annotated[
         int,
         typer.Option(
-            help="Models that teach together in the trainings with a plan: the baseline, and others fine-tuned like it with "
-            "other seeds, each of which costs what the baseline does. They answer for rows with some tokens replaced, "
-            "too. With the accuracy focus 3 or more gain what one model does not know.",
+            help="Models that teach together: the baseline, and others fine-tuned like it with other seeds, each of which "
+            "costs what the baseline does. They answer for rows with some tokens replaced, too. With 3 or more a first "
+            "round removes nothing and gains what one model does not know; later rounds keep that, or spend it.",
             rich_help_panel=_TRAINING,
         ),
     ] = DEFAULTS["teachers"],

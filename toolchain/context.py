@@ -77,23 +77,26 @@ class RunContext:
         plan: ApproximationPlan | None = None,
         teacher: Teacher | None = None,
         seed: int | None = None,
+        gains: bool = False,
     ) -> None:
         """Train in place, with checkpoints under ``name`` that stay until `forget_training`.
 
         Args:
             plan: applied during the training, which then is to win back what it costs.
+            gains: the training is to become better than its hidden states were, which then are not learnt.
             seed: None = the run's.
         """
         rate = ("--learning-rate", self.options.learning_rate)
         if plan is not None:
-            rate = ("--final-learning-rate", self.options.recovering_rate)
+            recovering, gaining = self.options.recovering_rate, self.options.gaining_rate
+            rate = ("--final-learning-rate", gaining if gains else recovering)
         options = FineTuneOptions(
             epochs=epochs,
             learning_rate=rate[1],
             learning_rate_option=rate[0],
             batch_size=self.options.batch_size,
             seed=self.options.seed if seed is None else seed,
-            hidden_weight=0.0 if self.options.learns_to_gain else FineTuneOptions.hidden_weight,
+            hidden_weight=0.0 if gains else FineTuneOptions.hidden_weight,
         )
         loaded.model.to(self._device)
         with nullcontext() if plan is None else apply_plan(loaded.model, plan):
@@ -109,7 +112,7 @@ class RunContext:
             )
 
     def teacher(self, loaded: LoadedModel) -> Teacher:
-        """Of every fine-tuning to come: the model's answers to the train split, or with other teachers all of them live."""
+        """The model's answers to the train split, or where several teach, those of all of them, live."""
         others = [self.reload(self.run.teacher(number)) for number in range(1, self.options.teachers)]
         if others:
             return Committee(loaded, others)

@@ -66,7 +66,8 @@ class OptimizeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
-    """Hub name, folder, ``minilm``, or another run's folder, whose baseline and teachers are taken."""
+    """Hub name, folder, ``minilm``, or another run's folder: its baseline and teachers are taken, and its kept round is
+    where the search starts."""
     task: str
     focus: Focus = "speed"
     data: str | None = Field(default=None, min_length=1)
@@ -131,15 +132,17 @@ class OptimizeOptions(BaseModel):
         """``final_learning_rate``, its default resolved: larger where hidden states are learnt."""
         if self.final_learning_rate is not None:
             return self.final_learning_rate
-        return self.learning_rate * (DISTILLING_RATE if self.distill and not self.learns_to_gain else 1)
+        return self.learning_rate * (DISTILLING_RATE if self.distill else 1)
 
     @property
-    def learns_to_gain(self) -> bool:
-        """Several teachers know more than the baseline, and with the accuracy focus that is what a training is for.
+    def learns_first(self) -> bool:
+        """Several teachers know more than the baseline: a first round learns that, before anything is removed."""
+        return self.distill and self.teachers > 1 and self.final_epochs > 0
 
-        With the other focuses it is to bring back what the plan cost, for which the baseline's hidden states say most.
-        """
-        return self.focus == "accuracy" and self.distill and self.teachers > 1 and self.final_epochs > 0
+    @property
+    def gaining_rate(self) -> float:
+        """Learning rate of a training with a teacher that is to gain, not to win back what a plan cost."""
+        return self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
 
     @property
     def first_slack(self) -> float:

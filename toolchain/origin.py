@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint, or another run, whose baseline and teachers it takes as they are."""
+"""What a run starts from: a checkpoint, or another run, whose baseline, teachers and kept round it takes as they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..files import write_folder
 from ..seals import damage, seal
 from .models import LoadedModel, load_for_task
 from .options import OptimizeOptions
-from .run_folder import RunFolder, RunInputs
+from .run_folder import Round, RunFolder, RunInputs
 
 __all__ = ["Origin"]
 
@@ -82,6 +82,26 @@ class Origin:
                     f"{self.run.path}: was made with other rows in its {name} split; give the same --data, --seed, "
                     "--train-samples, --report-samples and --max-length as there."
                 )
+
+    def kept_round(self) -> Round | None:
+        """The other run's round that counts; None where it is the baseline or the run is not finished.
+
+        Raises:
+            AxformError: it is damaged, or its plan has groups of another size than is asked for.
+        """
+        if self.run is None or not self.run.is_finished():
+            return None
+        number = self.run.read_record().round
+        if number == 0:
+            return None
+        kept = self.run.round(number)
+        what = damage(kept.path)
+        if what is not None:
+            raise AxformError(f"{kept.path}: {what}; make it again with --resume of that run.")
+        size, wanted = kept.read_plan().group_size, self.options.group_size
+        if wanted not in (None, size):
+            raise AxformError(f"--group-size {wanted}: {self.run.path} has groups of {size}; leave the option out.")
+        return kept
 
     def copy_teacher(self, number: int, folder: Path) -> None:
         """Put the other run's teacher into ``folder``, sealed."""

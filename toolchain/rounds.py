@@ -1,8 +1,11 @@
 """Rounds of a search and a fine-tuning, each starting from the last one that kept the metric's bound.
 
 A round is judged on rows that no trial saw. One that is refused is kept in the run folder as well, but the next starts
-again where it started, with half the slack, until the slack is a quarter of the first. Where several teachers know more
-than the baseline and accuracy is what to gain, the first round removes nothing: what it gains, later ones have to keep.
+again where it started, with half the slack, until the slack is a quarter of the first.
+
+Where several teachers know more than the baseline, the first round removes nothing and learns from them: with the accuracy
+focus that is a gain which later rounds have to keep, with the others one that they may spend. A run that starts from another
+one has its kept round as the first. Either way the model of that round teaches the later ones.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from ..core.metrics import Measurement, compute_metric
 from ..core.plan import ApproximationPlan, default_group_size
 from ..files import write_folder
 from ..seals import seal
+from .apply import apply_plan
 from .attention import default_k
 from .context import RunContext, save_model
 from .evaluation import Evaluator
@@ -57,11 +61,12 @@ class _Start:
 class Rounds:
     """The rounds of a run over its baseline, which is round 0."""
 
-    def __init__(self, context: RunContext, baseline: LoadedModel) -> None:
+    def __init__(self, context: RunContext, baseline: LoadedModel, taken: Round | None) -> None:
         self._context = context
         self._options = context.options
         self._run = context.run
         self._baseline = baseline
+        self._taken = taken
         self._parameters = sum(parameter.numel() for parameter in baseline.model.parameters())
         self._sequence = int(np.median(context.splits.selection.lengths))
         group_size = self._options.group_size or default_group_size(baseline.shape)
@@ -93,15 +98,22 @@ class Rounds:
         return compute_metric(self._context.task.metric, answers, rows.labels)
 
     @cached_property
-    def _teacher(self) -> Teacher:
-        return self._context.teacher(self._baseline)
+    def _recovering_teacher(self) -> Teacher:
+        """Of what a plan took away: the first round's model where that was kept, else the baseline."""
+        first = self._run.round(1)
+        if not (self._learns(1) or self._taken) or not first.read_record().is_accepted:
+            return self._context.teacher(self._baseline)
+        learnt = self._context.reload(first.model)
+        apply_plan(learnt.model, first.read_plan())
+        return self._context.teacher(learnt)
 
     def run(self) -> tuple[int, int]:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""
         self._settle_baseline()
         first = slack = self._options.first_slack
-        kept = 0
-        for number in range(1, self._options.most_rounds + 1):
+        kept, begin = (self._settle_taken(self._taken), 2) if self._taken else (0, 1)
+        last = self._options.most_rounds + begin - 1
+        for number in range(begin, last + 1):
             record = self._settle(number, slack, kept)
             if record is None:
                 self._context.progress.message(f"round {number} finds nothing more to remove")
@@ -109,11 +121,26 @@ class Rounds:
             self._report(number, record)
             if record.is_accepted:
                 kept = number
+            elif self._learns(number):
+                continue
             elif slack <= first * _SMALLEST_SLACK:
                 return number, kept
             else:
                 slack /= 2
-        return self._options.most_rounds, kept
+        return last, kept
+
+    def _settle_taken(self, taken: Round) -> int:
+        """Put another run's round in place of the first search: its number, or 0 where it is refused here."""
+        one, zero = self._run.round(1), self._run.round(0)
+        start = _Start(0, zero.read_plan(), zero.read_record(), slack=0.0)
+        if self._context.is_missing(one.path) or not _starts_at(one.read_record(), start):
+            plan, before = taken.read_plan(), taken.read_record()
+            plan = plan.model_copy(update={"focus": self._options.focus})
+            found = SearchResult(plan, before.searched, before.searched, before.trials, before.search_seconds)
+            self._keep(1, start, found, self._context.reload(taken.model))
+        record = one.read_record()
+        self._report(1, record)
+        return 1 if record.is_accepted else 0
 
     def _settle_baseline(self) -> None:
         zero, fingerprint = self._run.round(0), self._nothing.model.fingerprint
@@ -132,14 +159,15 @@ class Rounds:
         done, before = self._run.round(number), self._run.round(start_number)
         start = _Start(start_number, before.read_plan(), before.read_record(), slack)
         if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
-            found = self._nothing_removed() if self._only_learns(number) else self._search(start, number)
-            if found.plan == start.plan and not self._only_learns(number):
+            found = self._nothing_removed() if self._learns(number) else self._search(start, number)
+            if found.plan == start.plan and not self._learns(number):
                 return None
             self._make(number, start, found)
         return done.read_record()
 
-    def _only_learns(self, number: int) -> bool:
-        return number == 1 and self._options.learns_to_gain
+    def _learns(self, number: int) -> bool:
+        """The round removes nothing and learns from several teachers."""
+        return number == 1 and self._options.learns_first and self._taken is None
 
     def _nothing_removed(self) -> SearchResult:
         return SearchResult(self._nothing, self._reference, self._reference, trials=0, seconds=0.0)
@@ -148,9 +176,19 @@ class Rounds:
         context, name = self._context, f"round-{number}"
         student = context.reload(self._run.round(start.number).model)
         if self._options.final_epochs:
-            teacher = self._teacher if self._options.distill else None
+            gains = self._learns(number) or (self._options.focus == "accuracy" and self._options.learns_first)
+            teacher = None
+            if self._options.distill:
+                teacher = context.teacher(self._baseline) if gains else self._recovering_teacher
             context.progress.stage(f"fine-tuning round {number}")
-            context.fine_tune(student, self._options.final_epochs, name, plan=found.plan, teacher=teacher)
+            epochs = self._options.final_epochs
+            context.fine_tune(student, epochs, name, plan=found.plan, teacher=teacher, gains=gains)
+        self._keep(number, start, found, student)
+        context.forget_training(name)
+
+    def _keep(self, number: int, start: _Start, found: SearchResult, student: LoadedModel) -> None:
+        """Write the round, measured as it was saved."""
+        context = self._context
         with write_folder(self._run.round(number).path) as staging:
             folder = Round(staging, staging / "model")
             save_model(student, folder.model)
@@ -165,7 +203,6 @@ class Rounds:
                 record = record.model_copy(update={"is_accepted": False})  # it promises to gain, round by round
             folder.write_record(record)
             seal(staging)
-        context.forget_training(name)
 
     def _record(
         self,

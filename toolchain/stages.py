@@ -67,6 +67,7 @@ class Stages:
             model=fingerprint(loaded.model),
         )
         origin.check_inputs(self._inputs)
+        self._taken = origin.kept_round()
 
     def execute(self) -> None:
         """Run every stage whose result is not there yet, in the run's folder, which must be there."""
@@ -74,7 +75,7 @@ class Stages:
         baseline = self._baseline()
         for number in range(1, self._context.options.teachers):
             self._settle_teacher(number)
-        rounds, kept = Rounds(self._context, baseline).run()
+        rounds, kept = Rounds(self._context, baseline, self._taken).run()
         self._finish(baseline, rounds, kept)
 
     @staticmethod
