@@ -103,6 +103,13 @@ class Origin:
             raise AxformError(f"--group-size {wanted}: {self.run.path} has groups of {size}; leave the option out.")
         return kept
 
+    @property
+    def has_learnt(self) -> bool:
+        """The other run let its teachers teach before it removed anything; its kept round says what came of it."""
+        if self.run is None or not self.run.is_finished():
+            return False
+        return self.run.read_options().learns_first or self.kept_round() is not None
+
     def copy_teacher(self, number: int, folder: Path) -> None:
         """Put the other run's teacher into ``folder``, sealed."""
         assert self.run is not None

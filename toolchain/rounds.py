@@ -30,6 +30,7 @@ from .evaluation import Evaluator
 from .journal import Journal
 from .losses import constant_loss
 from .models import LoadedModel
+from .origin import Origin
 from .precision import has_fast_bf16
 from .run_folder import Round, RoundRecord
 from .search import SearchOptions, SearchProgress, SearchResult, search
@@ -61,12 +62,13 @@ class _Start:
 class Rounds:
     """The rounds of a run over its baseline, which is round 0."""
 
-    def __init__(self, context: RunContext, baseline: LoadedModel, taken: Round | None) -> None:
+    def __init__(self, context: RunContext, baseline: LoadedModel, origin: Origin) -> None:
         self._context = context
         self._options = context.options
         self._run = context.run
         self._baseline = baseline
-        self._taken = taken
+        self._taken = origin.kept_round()
+        self._learns_first = self._options.learns_first and not origin.has_learnt
         self._parameters = sum(parameter.numel() for parameter in baseline.model.parameters())
         self._sequence = int(np.median(context.splits.selection.lengths))
         group_size = self._options.group_size or default_group_size(baseline.shape)
@@ -167,7 +169,7 @@ class Rounds:
 
     def _learns(self, number: int) -> bool:
         """The round removes nothing and learns from several teachers."""
-        return number == 1 and self._options.learns_first and self._taken is None
+        return number == 1 and self._learns_first
 
     def _nothing_removed(self) -> SearchResult:
         return SearchResult(self._nothing, self._reference, self._reference, trials=0, seconds=0.0)

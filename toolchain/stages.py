@@ -67,7 +67,7 @@ class Stages:
             model=fingerprint(loaded.model),
         )
         origin.check_inputs(self._inputs)
-        self._taken = origin.kept_round()
+        origin.kept_round()  # a damaged one is told before anything is written
 
     def execute(self) -> None:
         """Run every stage whose result is not there yet, in the run's folder, which must be there."""
@@ -75,7 +75,7 @@ class Stages:
         baseline = self._baseline()
         for number in range(1, self._context.options.teachers):
             self._settle_teacher(number)
-        rounds, kept = Rounds(self._context, baseline, self._taken).run()
+        rounds, kept = Rounds(self._context, baseline, self._origin).run()
         self._finish(baseline, rounds, kept)
 
     @staticmethod
