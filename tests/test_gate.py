@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -21,6 +22,8 @@ from axform.runtime.verdicts import bounds_of, judge, worst
 from support import run_command
 
 pytest_plugins = ["pytester"]
+IS_INSTALLED = any(entry.value == "axform.pytest_plugin" for entry in entry_points(group="pytest11"))
+PLUGIN = () if IS_INSTALLED else ("-p", "axform.pytest_plugin")
 QUIET = bounds_of(np.array([-0.001, 0.001, 0.0]), 0.01)
 NOISY = bounds_of(np.array([-0.2, 0.2, 0.0]), 0.01)
 
@@ -198,7 +201,7 @@ def test_latency(axform_gate, monkeypatch, change):
 
 def test_a_suite_gates_latency(pytester, tiny_bundle):
     pytester.makepyfile(SUITE.replace("{bundle!r}", repr(str(tiny_bundle))))
-    result = pytester.runpytest_inprocess("-p", "axform.pytest_plugin", "--junitxml", "j.xml", "-rs")
+    result = pytester.runpytest_inprocess(*PLUGIN, "--junitxml", "j.xml", "-rs")
     result.assert_outcomes(passed=1, failed=1, skipped=1)
     result.stdout.fnmatch_lines(["*latency gate*", "*PASS at 1 x 8*", "*FAIL at 1 x 8*", "*UNDECIDED at 1 x 8*"])
     assert "axform_gate 1x8" in (pytester.path / "j.xml").read_text()
@@ -212,5 +215,5 @@ def test_the_plugin_costs_nothing_while_it_is_not_used(pytester):
             assert not {"onnxruntime", "torch", "scipy", "axform.runtime.gate", "rich"} & set(sys.modules)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "axform.pytest_plugin")
+    result = pytester.runpytest_subprocess(*PLUGIN)
     result.assert_outcomes(passed=1)
