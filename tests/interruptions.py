@@ -73,9 +73,8 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def killed_runs(work: Path, options: OptimizeOptions, chance: random.Random) -> None:
-    # Every round finds little, so that there are several.
-    careful = {"max_drop": 0.2, "recover": 0.0, "prune_threshold": 0.0, "approximate_threshold": 0.0}
-    options = options.model_copy(update=careful)
+    # A second teacher, so that there is a round that learns and, whatever the machine rounds, one that removes.
+    options = options.model_copy(update={"teachers": 2, "max_drop": 0.2, "approximate_threshold": 0.1})
     whole = RunFolder(work / "undisturbed")
     whole_time = seconds(lambda: optimize(options, whole.path))
     rounds = whole.read_record().rounds
@@ -100,6 +99,8 @@ def killed_runs(work: Path, options: OptimizeOptions, chance: random.Random) -> 
 def stage(run: RunFolder) -> str:
     if not run.baseline.exists():
         return "baseline training" if run.training("baseline").exists() else "start"
+    if not run.teacher(1).exists():
+        return "teacher's training"
     number = next(number for number in count(1) if not run.round(number).path.exists())
     if run.training(f"round-{number}").exists():
         return f"training of round {number}"
