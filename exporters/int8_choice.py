@@ -46,7 +46,7 @@ def stays_float(
         on_step: called with (models measured, models at most, what is measured).
     """
     places = int8_places(ScopedGraph(proto))
-    total, done = len(places) + len(places).bit_length() + 2, 0
+    total, done = len(places) + len(places).bit_length() + 1, 0
 
     def answers(keep_float: Collection[str], rows: EncodedSplit, what: str) -> np.ndarray:
         nonlocal done
@@ -59,11 +59,12 @@ def stays_float(
     def reached(keep_float: Collection[str], what: str) -> float:
         return compute_metric(metric, answers(keep_float, split, what), split.labels)
 
-    bound = min(bound, reached(places, "float"))
+    whole = answers(places, split, "float")
+    bound = min(bound, compute_metric(metric, whole, split.labels))
     if reached((), "int8") >= bound:
         return []
-    few = split.select(np.arange(min(_ROWS, len(split))))
-    wanted = answers(places, few, "float")
+    wanted = whole[:_ROWS]
+    few = split.select(np.arange(len(wanted)))
     moved = {
         place: np.square(answers(set(places) - {place}, few, f"{place} in int8") - wanted).mean() for place in places
     }

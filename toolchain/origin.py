@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..core.tasks import Task
@@ -89,6 +90,11 @@ class Origin:
         Raises:
             AxformError: it is damaged, or its plan has groups of another size than is asked for.
         """
+        return self._kept_round
+
+    @cached_property
+    def _kept_round(self) -> Round | None:
+        """Read once, since whether it is whole is asked of every byte."""
         if self.run is None or not self.run.is_finished():
             return None
         number = self.run.read_record().round

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,11 +67,13 @@ class Committee:
     answers_anything = True
 
     def __init__(self, first: LoadedModel, others: Sequence[LoadedModel]) -> None:
-        self._members = [_AskedTeacher(member) for member in (first, *others)]
+        self._first = _AskedTeacher(first)
+        self._others = [_AskedTeacher(other) for other in others]
 
     def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
-        answers = [member.answer(rows, inputs) for member in self._members]
-        return Answers(torch.stack([one.logits for one in answers]).mean(0), answers[0].hidden_states)
+        first = self._first.answer(rows, inputs)
+        logits = [first.logits, *(other.logits(inputs) for other in self._others)]
+        return Answers(torch.stack(logits).mean(0), first.hidden_states)
 
 
 class _AskedTeacher:
@@ -82,10 +84,17 @@ class _AskedTeacher:
         self._model = loaded.model.eval()
         self._key_mask = loaded.family.attention_mask
 
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Without hidden states, (batch, labels) float32."""
+        return self._run(inputs).logits.float()
+
     @torch.no_grad()
-    def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
+    def _run(self, inputs: dict[str, Tensor], **options: bool) -> Any:
         with in_fast_precision(self._model, inputs["input_ids"].shape[1]):
-            outputs = self._model(**inputs, output_hidden_states=True)
+            return self._model(**inputs, **options)
+
+    def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
+        outputs = self._run(inputs, output_hidden_states=True)
         real = inputs[self._key_mask].bool()
         return Answers(outputs.logits.float(), [states[real] for states in outputs.hidden_states[1:]])
 
