@@ -123,7 +123,8 @@ class _Search:
             else:
                 self._settle(element, candidate)
         for element in self._approximable:
-            self._try_sign_matching(element)
+            if not self._plan.removes(element):  # once its heads were gone, the whole block may have gone after them
+                self._try_sign_matching(element)
         return SearchResult(self._plan, baseline.measurement, self._current, self._trials, self._seconds)
 
     def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
