@@ -19,7 +19,7 @@ from axform.toolchain.losses import task_loss
 from axform.toolchain.models import fingerprint
 from axform.toolchain.noise import TokenNoise
 from axform.toolchain.options import FineTuneOptions
-from axform.toolchain.teacher import Committee, teacher_of
+from axform.toolchain.teacher import Committee, recorded
 from support import FAMILIES, plan_of, sentiment_rows, tiny_model
 
 TASK = with_columns(TASKS["glue/sst2"], ["sentence", "label"], "test")
@@ -45,7 +45,7 @@ def test_a_teacher_wins_back_what_a_skipped_block_cost(family, tmp_path):
             before = (student.model(**batch).logits - wanted).square().mean()
     frozen = fingerprint(teacher.model)
     with apply_plan(student.model, plan):
-        fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=teacher_of(teacher, train, 8))
+        fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=Committee(teacher))
         with torch.inference_mode():
             after = (student.model(**batch).logits - wanted).square().mean()
     assert after < 0.7 * before
@@ -63,7 +63,9 @@ def test_a_student_learns_without_noise_and_keeps_the_word_embeddings(family, tm
         lambda model, _: seen.append({module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)})
     )
     options = FineTuneOptions(epochs=1, learning_rate=1e-3, batch_size=8)
-    fine_tune(loaded, TASK, train, selection, options, tmp_path / "taught", teacher=teacher_of(loaded, train, 8))
+    fine_tune(
+        loaded, TASK, train, selection, options, tmp_path / "taught", teacher=recorded(Committee(loaded), train, 8)
+    )
     assert any(noise.values()) and all(shares == {0.0} for shares in seen[-12:])
     table = next(name for name in before if name.endswith("word_embeddings.weight"))
     after = loaded.model.state_dict()
@@ -75,14 +77,16 @@ def test_a_student_learns_without_noise_and_keeps_the_word_embeddings(family, tm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_recorded_teacher_says_what_an_asked_one_does(family):
-    loaded = tiny_model(family)
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_recorded_answers_are_those_of_the_committee(family, teachers):
+    loaded, *others = (tiny_model(family, seed=seed) for seed in range(teachers))
     train, _ = splits(loaded)
-    recorded, asked = teacher_of(loaded, train, 8), teacher_of(loaded, train, 8, most_bytes=0)
-    assert type(recorded) is not type(asked)
+    asked = Committee(loaded, others)
+    once = recorded(asked, train, 8)
+    assert once is not asked and recorded(asked, train, 8, most_bytes=0) is asked
     rows = torch.tensor([90, 3, 41, 3])
     inputs = {name: torch.from_numpy(value) for name, value in train.batch(rows.tolist()).items()}
-    ours, theirs = recorded.answer(rows, inputs), asked.answer(rows, inputs)
+    ours, theirs = once.answer(rows, inputs), asked.answer(rows, inputs)
     torch.testing.assert_close(ours.logits, theirs.logits, atol=0.05, rtol=0.05)  # bf16 of batches of other lengths
     assert len(ours.hidden_states) == len(theirs.hidden_states) == loaded.shape.num_layers
     for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
@@ -142,7 +146,7 @@ def test_a_committee_teaches_what_no_label_says(tmp_path):
         return (logits.softmax(-1) - committee.answer(rows, inputs).logits.softmax(-1)).square().mean()
 
     before = distance()
-    options = FineTuneOptions(epochs=8, learning_rate=3e-3, batch_size=8, hidden_weight=0.0)
+    options = FineTuneOptions(epochs=8, learning_rate=3e-3, batch_size=8, hidden_weight=0.0, is_noisy=True)
     fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=committee)
     assert distance() < 0.3 * before
 

@@ -171,8 +171,8 @@ def optimize_command(
         int,
         typer.Option(
             help="Models that teach together: the baseline, and others fine-tuned like it with other seeds, each of which "
-            "costs what the baseline does. They answer for rows with some tokens replaced, too. With 3 or more a first "
-            "round removes nothing and gains what one model does not know; later rounds keep that, or spend it.",
+            "costs what the baseline does. With 3 or more a first round removes nothing and gains what one model does not know, "
+            "from their answers to rows with some tokens replaced; later rounds keep that, or spend it.",
             rich_help_panel=_TRAINING,
         ),
     ] = DEFAULTS["teachers"],

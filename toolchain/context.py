@@ -26,7 +26,7 @@ from .finetune import fine_tune
 from .models import LoadedModel, load_fine_tuned, preferred_device, without_progress_bar
 from .options import FineTuneOptions, OptimizeOptions
 from .run_folder import RunFolder
-from .teacher import Committee, Teacher, teacher_of
+from .teacher import Committee, Teacher, recorded
 
 __all__ = ["RunContext", "Splits", "save_model"]
 
@@ -83,7 +83,8 @@ class RunContext:
 
         Args:
             plan: applied during the training, which then is to win back what it costs.
-            gains: the training is to become better than its hidden states were, which then are not learnt.
+            gains: the training is to become better than its hidden states were, which then are not learnt, on inputs
+                that are answered in every step.
             seed: None = the run's.
         """
         rate = ("--learning-rate", self.options.learning_rate)
@@ -97,6 +98,7 @@ class RunContext:
             batch_size=self.options.batch_size,
             seed=self.options.seed if seed is None else seed,
             hidden_weight=0.0 if gains else FineTuneOptions.hidden_weight,
+            is_noisy=gains,
         )
         loaded.model.to(self._device)
         with nullcontext() if plan is None else apply_plan(loaded.model, plan):
@@ -111,13 +113,14 @@ class RunContext:
                 on_step=self._report_step,
             )
 
-    def teacher(self, loaded: LoadedModel) -> Teacher:
-        """The model's answers to the train split, or where several teach, those of all of them, live."""
-        others = [self.reload(self.run.teacher(number)) for number in range(1, self.options.teachers)]
-        if others:
-            return Committee(loaded, others)
+    def committee(self, first: LoadedModel) -> Committee:
+        """The model and the run's other teachers."""
+        return Committee(first, [self.reload(self.run.teacher(number)) for number in range(1, self.options.teachers)])
+
+    def recorded(self, committee: Committee) -> Teacher:
+        """Its answers to the train split, for all epochs and rounds."""
         self.progress.stage("recording the teacher's answers")
-        return teacher_of(loaded, self.splits.train, self.options.batch_size, self.progress.step)
+        return recorded(committee, self.splits.train, self.options.batch_size, self.progress.step)
 
     def forget_training(self, name: str) -> None:
         """Delete the checkpoints of a fine-tuning whose result is saved."""

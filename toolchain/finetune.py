@@ -110,14 +110,10 @@ def _trainer(
         teacher=teacher,
         options=options,
         key_mask=loaded.family.attention_mask,
-        noise=TokenNoise(train, loaded.tokenizer.all_special_ids, options.seed) if _may_change(teacher) else None,
+        noise=TokenNoise(train, loaded.tokenizer.all_special_ids, options.seed) if options.is_noisy else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _may_change(teacher: Teacher | None) -> bool:
-    return teacher is not None and teacher.answers_anything
 
 
 class _Samples(torch.utils.data.Dataset):

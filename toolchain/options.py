@@ -44,6 +44,8 @@ class FineTuneOptions:
     """Share of the teacher's term in the loss; the rest is the task's own loss."""
     hidden_weight: float = 30.0
     """Weight of the layers' hidden states beside the logits: mean squared error over the teacher's mean square; 0 = none."""
+    is_noisy: bool = False
+    """Some tokens of the inputs are replaced, for a teacher that is asked in every step; labels then count no more."""
 
 
 DISTILLING_RATE = 3.0

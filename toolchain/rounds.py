@@ -104,10 +104,10 @@ class Rounds:
         """Of what a plan took away: the first round's model where that was kept, else the baseline."""
         first = self._run.round(1)
         if not (self._learns(1) or self._taken) or not first.read_record().is_accepted:
-            return self._context.teacher(self._baseline)
+            return self._context.recorded(self._context.committee(self._baseline))
         learnt = self._context.reload(first.model)
         apply_plan(learnt.model, first.read_plan())
-        return self._context.teacher(learnt)
+        return self._context.recorded(self._context.committee(learnt))
 
     def run(self) -> tuple[int, int]:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""
@@ -181,7 +181,7 @@ class Rounds:
             gains = self._learns(number) or (self._options.focus == "accuracy" and self._options.learns_first)
             teacher = None
             if self._options.distill:
-                teacher = context.teacher(self._baseline) if gains else self._recovering_teacher
+                teacher = context.committee(self._baseline) if gains else self._recovering_teacher
             context.progress.stage(f"fine-tuning round {number}")
             epochs = self._options.final_epochs
             context.fine_tune(student, epochs, name, plan=found.plan, teacher=teacher, gains=gains)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..core.batches import EncodedSplit
 from .evaluation import to_device
@@ -16,7 +17,7 @@ from .models import LoadedModel
 from .precision import in_fast_precision
 from .threads import timed_step
 
-__all__ = ["Answers", "Committee", "Teacher", "teacher_of"]
+__all__ = ["Answers", "Committee", "Teacher", "recorded"]
 
 _MOST_BYTES = 4 << 30
 """Of recorded hidden states; a larger split is asked for again in every step."""
@@ -33,81 +34,61 @@ class Answers:
 
 
 class Teacher(Protocol):
-    answers_anything: bool
-    """Also about inputs that are not rows of the split, which then make a better lesson (`TokenNoise`)."""
-
     def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
         """Of the samples with these row numbers, (batch,), padded on the right to these inputs."""
         ...
 
 
-def teacher_of(
-    loaded: LoadedModel,
+class Committee:
+    """Several models of one task and one tokenizer, or one, asked in every step about whatever the inputs are.
+
+    The first is the one whose hidden states count. Logits are averaged, which is to average the logarithms of their
+    probabilities.
+    """
+
+    def __init__(self, first: LoadedModel, others: Sequence[LoadedModel] = ()) -> None:
+        self.first = first
+        self._others = [other.model.eval() for other in others]
+        first.model.eval()
+
+    @torch.no_grad()
+    def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
+        outputs = _run(self.first.model, inputs, output_hidden_states=True)
+        real = inputs[self.first.family.attention_mask].bool()
+        logits = [outputs.logits, *(_run(other, inputs).logits for other in self._others)]
+        states = [states[real] for states in outputs.hidden_states[1:]]
+        return Answers(torch.stack([one.float() for one in logits]).mean(0), states)
+
+
+def _run(model: PreTrainedModel, inputs: dict[str, Tensor], **options: bool) -> Any:
+    with in_fast_precision(model, inputs["input_ids"].shape[1]):
+        return model(**inputs, **options)
+
+
+def recorded(
+    committee: Committee,
     split: EncodedSplit,
     batch_size: int,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     most_bytes: int = _MOST_BYTES,
 ) -> Teacher:
-    """A teacher for the split: recorded where its hidden states fit into ``most_bytes``.
+    """The committee's answers to a split, or itself where the hidden states need more than ``most_bytes``.
 
-    Its answers depend on the split and ``batch_size`` alone, in whatever order they are asked for.
+    The answers depend on the split and ``batch_size`` alone, in whatever order they are asked for.
     """
-    layers, width = loaded.shape.num_layers, loaded.shape.hidden_size
-    if 2 * layers * width * int(split.lengths.sum()) > most_bytes:
-        return _AskedTeacher(loaded)
-    return _RecordedTeacher(loaded, split, batch_size, on_step)
-
-
-class Committee:
-    """Several models of one task and one tokenizer; the first is the one whose hidden states count.
-
-    Their logits are averaged, which is to average the logarithms of their probabilities.
-    """
-
-    answers_anything = True
-
-    def __init__(self, first: LoadedModel, others: Sequence[LoadedModel]) -> None:
-        self._first = _AskedTeacher(first)
-        self._others = [_AskedTeacher(other) for other in others]
-
-    def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
-        first = self._first.answer(rows, inputs)
-        logits = [first.logits, *(other.logits(inputs) for other in self._others)]
-        return Answers(torch.stack(logits).mean(0), first.hidden_states)
-
-
-class _AskedTeacher:
-    answers_anything = False
-    """It could, but the student learns the same from recorded answers, which cost nothing."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._model = loaded.model.eval()
-        self._key_mask = loaded.family.attention_mask
-
-    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Without hidden states, (batch, labels) float32."""
-        return self._run(inputs).logits.float()
-
-    @torch.no_grad()
-    def _run(self, inputs: dict[str, Tensor], **options: bool) -> Any:
-        with in_fast_precision(self._model, inputs["input_ids"].shape[1]):
-            return self._model(**inputs, **options)
-
-    def answer(self, rows: Tensor, inputs: dict[str, Tensor]) -> Answers:
-        outputs = self._run(inputs, output_hidden_states=True)
-        real = inputs[self._key_mask].bool()
-        return Answers(outputs.logits.float(), [states[real] for states in outputs.hidden_states[1:]])
+    shape = committee.first.shape
+    if 2 * shape.num_layers * shape.hidden_size * int(split.lengths.sum()) > most_bytes:
+        return committee
+    return _RecordedTeacher(committee, split, batch_size, on_step)
 
 
 class _RecordedTeacher:
     """Logits in float32, hidden states in bf16, all tokens of the split in one tensor for each layer."""
 
-    answers_anything = False
-
     def __init__(
-        self, loaded: LoadedModel, split: EncodedSplit, batch_size: int, on_step: Callable[[int, int], None]
+        self, committee: Committee, split: EncodedSplit, batch_size: int, on_step: Callable[[int, int], None]
     ) -> None:
-        asked, lengths = _AskedTeacher(loaded), split.lengths
+        loaded, lengths = committee.first, split.lengths
         self._device = next(loaded.model.parameters()).device
         self._ends = np.cumsum(lengths)
         self._starts = self._ends - lengths
@@ -118,7 +99,7 @@ class _RecordedTeacher:
         for rows, batch in split.batches(batch_size):
             inputs = to_device(batch, self._device)
             with timed_step("teacher", next(iter(batch.values())).size):
-                answers = asked.answer(torch.from_numpy(rows), inputs)
+                answers = committee.answer(torch.from_numpy(rows), inputs)
             tokens = self._tokens(rows)
             for kept, states in zip(self._states, answers.hidden_states, strict=True):
                 kept[tokens] = states.to("cpu", torch.bfloat16)

@@ -40,7 +40,7 @@ from axform.toolchain.models import LoadedModel, load_fine_tuned
 from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.options import FineTuneOptions
 from axform.toolchain.run_folder import RunFolder
-from axform.toolchain.teacher import teacher_of
+from axform.toolchain.teacher import Committee, recorded
 from torch import Tensor, nn
 
 _BATCH = 32
@@ -163,7 +163,7 @@ def main() -> None:
             repair_inside(student, teacher, plan, task, selection, fitting)
         rows.append([f"{name}, before", *told(student, teacher, plan, task, unseen)])
         with tempfile.TemporaryDirectory() as folder, apply_plan(student.model, plan):
-            asked = teacher_of(teacher, training, _BATCH)
+            asked = recorded(Committee(teacher), training, _BATCH)
             how = FineTuneOptions(epochs=arguments.epochs, learning_rate=arguments.learning_rate)
             fine_tune(student, task, training, selection, how, Path(folder), teacher=asked)
         rows.append([f"{name}, distilled", *told(student, teacher, plan, task, unseen)])
