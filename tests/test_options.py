@@ -27,13 +27,32 @@ def test_every_default_of_the_command_line_is_that_of_the_options():
 
 def test_defaults_come_from_where_a_thing_is_defined():
     options, search, training = OptimizeOptions(model="m", task="t"), SearchOptions(focus="speed"), FineTuneOptions()
-    assert (options.final_epochs, options.learning_rate) == (training.epochs, training.learning_rate)
-    assert (options.batch_size, options.seed) == (training.batch_size, training.seed)
+    assert (options.learning_rate, options.batch_size, options.seed) == (
+        training.learning_rate,
+        training.batch_size,
+        training.seed,
+    )
     thresholds = Thresholds(options.prune_threshold, options.approximate_threshold, options.max_drop)
     assert thresholds == Thresholds()
     for name in ("layer_order", "selection", "ffn_groups", "attention_groups"):
         assert getattr(search, name) == getattr(options, name)
     assert options.first_slack == RECOVER
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "gains", "epochs"),
+    [
+        ({}, 100_000, False, FineTuneOptions.epochs),
+        ({}, 3_200, False, 10),
+        ({}, 3_200, True, FineTuneOptions.epochs),
+        ({"batch_size": 64}, 3_200, False, 20),
+        ({}, 1, False, 1000),
+        ({"final_epochs": 2}, 3_200, False, 2),
+        ({"final_epochs": 0}, 3_200, False, 0),
+    ],
+)
+def test_few_rows_are_trained_on_for_more_epochs(options, rows, gains, epochs):
+    assert OptimizeOptions(model="m", task="t", **options).final_epochs_on(rows, gains) == epochs
 
 
 def test_bench_defaults_are_the_benchmark_s():

@@ -14,7 +14,16 @@ from ..core.plan import Focus, Selection
 from ..core.tasks import Task
 from ..summaries import optimize_tables
 from .elements import LayerOrder
-from .options import DEFAULTS, DISTILLING_RATE, RECOVER, FineTuneOptions, GroupShape, SignMatchingMode, checked_options
+from .options import (
+    DEFAULTS,
+    DISTILLING_RATE,
+    FEWEST_STEPS,
+    RECOVER,
+    FineTuneOptions,
+    GroupShape,
+    SignMatchingMode,
+    checked_options,
+)
 
 __all__ = ["optimize_command"]
 
@@ -143,8 +152,13 @@ def optimize_command(
         ),
     ] = None,
     final_epochs: Annotated[
-        int, typer.Option(help="Epochs with the plan applied.", rich_help_panel=_TRAINING)
-    ] = DEFAULTS["final_epochs"],
+        int | None,
+        typer.Option(
+            help=f"Epochs of a round, with the plan applied; default {FineTuneOptions.epochs}, of few rows as many as make "
+            f"{FEWEST_STEPS:,} steps, for long trainings win back what short ones lose. 0 = only search.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     learning_rate: Annotated[
         float, typer.Option(help="Peak of the linear decay.", rich_help_panel=_TRAINING)
     ] = DEFAULTS["learning_rate"],

@@ -177,13 +177,13 @@ class Rounds:
     def _make(self, number: int, start: _Start, found: SearchResult) -> None:
         context, name = self._context, f"round-{number}"
         student = context.reload(self._run.round(start.number).model)
-        if self._options.final_epochs:
-            gains = self._learns(number) or (self._options.focus == "accuracy" and self._options.learns_first)
+        gains = self._learns(number) or (self._options.focus == "accuracy" and self._options.learns_first)
+        epochs = self._options.final_epochs_on(len(context.splits.train), gains)
+        if epochs:
             teacher = None
             if self._options.distill:
                 teacher = context.committee(self._baseline) if gains else self._recovering_teacher
             context.progress.stage(f"fine-tuning round {number}")
-            epochs = self._options.final_epochs
             context.fine_tune(student, epochs, name, plan=found.plan, teacher=teacher, gains=gains)
         self._keep(number, start, found, student)
         context.forget_training(name)
