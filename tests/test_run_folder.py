@@ -20,6 +20,7 @@ from axform.seals import seal
 from axform.toolchain import context, rounds, stages
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator
+from axform.toolchain.finetune import fine_tune
 from axform.toolchain.journal import TrialRecord
 from axform.toolchain.models import load_fine_tuned
 from axform.toolchain.optimize import optimize, settle_task_data
@@ -246,20 +247,33 @@ def test_trials_are_measured_on_some_rows_and_epochs_on_all(small, tmp_path, mon
     assert {sample.tobytes() for sample in tried[1].features["input_ids"]} <= rows
 
 
-def test_what_judges_is_as_long_as_what_is_reported(small, tmp_path, monkeypatch):
-    asked = []
+@pytest.mark.parametrize("is_enough", [True, False])
+def test_what_judges_and_teaches_is_as_long_as_what_is_reported(small, tmp_path, monkeypatch, is_enough):
+    asked, taught = [], []
 
     def all_but_three(lengths, wanted, seed):
         asked.append((len(lengths), len(wanted)))
         return np.arange(3, len(lengths))
 
+    def noted(loaded, task, train, *rest, **options):
+        taught.append(len(train))
+        return fine_tune(loaded, task, train, *rest, **options)
+
     monkeypatch.setattr(stages, "as_long_as", all_but_three)
+    monkeypatch.setattr("axform.toolchain.context.fine_tune", noted)
+    if is_enough:
+        monkeypatch.setattr(stages, "_FEWEST_LESSONS", 10)
     messages = Messages()
-    record = optimize(small[0].model_copy(update={"rounds": 1}), tmp_path / "run", progress=messages)
+    options = small[0].model_copy(update={"rounds": 1})
+    record = optimize(options, tmp_path / "run", progress=messages)
     assert record.acceptance.rows == record.acceptance_rows
-    for (held_back, reported), judging in zip(asked, (record.selection_rows, record.acceptance_rows), strict=True):
-        assert judging == held_back - 3 and reported == record.report_rows
-        assert any(f"{judging} of {held_back} are as long" in text for text in messages.seen)
+    judging = (record.selection_rows, record.acceptance_rows)
+    for (held_back, reported), left in zip(asked, judging, strict=False):
+        assert left == held_back - 3 and reported == record.report_rows
+        assert any(f"{left} of {held_back} are as long" in text for text in messages.seen)
+    everything = record.train_rows
+    assert taught == [everything, everything - 3 * is_enough]
+    assert any(f"{everything - 3} of {everything} are as long" in text for text in messages.seen) == is_enough
 
 
 def test_without_a_round_that_keeps_the_bound_the_result_is_the_baseline(small, tmp_path, monkeypatch):

@@ -36,6 +36,8 @@ class Splits:
     """The tokenized rows of a run."""
 
     train: EncodedSplit
+    lessons: EncodedSplit
+    """Of train, what a model with parts missing learns from: rows as long as those of ``report``, where enough are."""
     selection: EncodedSplit
     """Judges trials and epochs."""
     acceptance: EncodedSplit
@@ -105,7 +107,7 @@ class RunContext:
             fine_tune(
                 loaded,
                 self.task,
-                self.splits.train,
+                self.splits.train if plan is None or gains else self.splits.lessons,
                 self.splits.selection,
                 options,
                 self.run.training(name),
@@ -118,9 +120,9 @@ class RunContext:
         return Committee(first, [self.reload(self.run.teacher(number)) for number in range(1, self.options.teachers)])
 
     def recorded(self, committee: Committee) -> Teacher:
-        """Its answers to the train split, for all epochs and rounds."""
+        """Its answers to the lessons, for all epochs and rounds."""
         self.progress.stage("recording the teacher's answers")
-        return recorded(committee, self.splits.train, self.options.batch_size, self.progress.step)
+        return recorded(committee, self.splits.lessons, self.options.batch_size, self.progress.step)
 
     def forget_training(self, name: str) -> None:
         """Delete the checkpoints of a fine-tuning whose result is saved."""

@@ -178,7 +178,7 @@ class Rounds:
         context, name = self._context, f"round-{number}"
         student = context.reload(self._run.round(start.number).model)
         gains = self._learns(number) or (self._options.focus == "accuracy" and self._options.learns_first)
-        epochs = self._options.final_epochs_on(len(context.splits.train), gains)
+        epochs = self._options.final_epochs_on(len(context.splits.lessons), gains)
         if epochs:
             teacher = None
             if self._options.distill:

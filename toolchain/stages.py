@@ -29,6 +29,9 @@ from .run_folder import RunFolder, RunInputs, RunRecord
 
 __all__ = ["Stages", "epochs_before"]
 
+_FEWEST_LESSONS = 10_000
+"""Rows that a student learns from only where more are left out."""
+
 
 def epochs_before(options: OptimizeOptions, loaded: LoadedModel) -> int:
     """Of the fine-tuning that makes the model the baseline, and of that of every other teacher."""
@@ -54,7 +57,7 @@ class Stages:
         selection, acceptance = (
             self._like_reported(split, report, options.seed, progress) for split in (selection, acceptance)
         )
-        splits = Splits(train, selection, acceptance, report)
+        splits = Splits(train, self._lessons(train, report, options.seed, progress), selection, acceptance, report)
         self._context = RunContext(options, run, data.task, splits, progress)
         self._origin = origin
         self._loaded = loaded
@@ -89,6 +92,21 @@ class Stages:
             f"{np.median(report.lengths):.0f} (medians): {len(chosen)} of {len(split)} are as long and judge"
         )
         return split.select(chosen)
+
+    @staticmethod
+    def _lessons(train: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress) -> EncodedSplit:
+        """The rows of train that are as long as those of the reported split, or all where that would leave too few.
+
+        Removing parts costs long inputs most, and from many short rows a model learns to do without for short ones.
+        """
+        chosen = as_long_as(train.lengths, report.lengths, seed)
+        if not _FEWEST_LESSONS <= len(chosen) < len(train):
+            return train
+        progress.message(
+            f"rows of train have {np.median(train.lengths):.0f} tokens: {len(chosen)} of {len(train)} are as long, and "
+            "what has lost parts learns from these"
+        )
+        return train.select(chosen)
 
     def _settle_inputs(self) -> None:
         run = self._context.run
