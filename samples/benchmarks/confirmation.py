@@ -264,7 +264,7 @@ def candidates_of(
     trials = Evaluator(state.baseline, rows.task, rows.trials, state.plan, batch_size=options.batch_size)
     most = trials.measure().loss * (1 + options.prune_threshold + options.first_slack)
     plans = random_plans(state.plan, arguments.most_removed, arguments.seed)
-    harmless = (plan for plan in plans if trials.measure(plan).loss <= most)
+    harmless = (plan for plan in plans if trials.measure_trial(plan).loss <= most)
     for number, plan in enumerate(islice(harmless, arguments.random_plans), start=1):
         yield f"random plan {number}", state.baseline, plan
 

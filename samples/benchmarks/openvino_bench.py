@@ -130,15 +130,15 @@ class OpenVinoSession:
             raise AxformError(
                 f"{file}: OpenVINO cannot compile it ({reason}); try another version of openvino."
             ) from error
-        self._inputs = [_Named(port.any_name) for port in model.inputs]
-        self._outputs = [_Named(port.any_name) for port in model.outputs]
+        self._inputs = [_Port.of(port) for port in model.inputs]
+        self._outputs = [_Port.of(port) for port in model.outputs]
         self._request = compiled.create_infer_request()
         self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
-    def get_inputs(self) -> list[_Named]:
+    def get_inputs(self) -> list[_Port]:
         return self._inputs
 
-    def get_outputs(self) -> list[_Named]:
+    def get_outputs(self) -> list[_Port]:
         return self._outputs
 
     def run(self, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -147,8 +147,19 @@ class OpenVinoSession:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _Port:
+    """An input or output, as ONNX Runtime tells it."""
+
     name: str
+    type: str
+    shape: tuple[int | None, ...]
+    """None = any size."""
+
+    @classmethod
+    def of(cls, port: Any) -> _Port:
+        kind = np.dtype(port.element_type.to_dtype()).name
+        sizes = (None if size.is_dynamic else size.get_length() for size in port.partial_shape)
+        return cls(port.any_name, f"tensor({'float' if kind == 'float32' else kind})", tuple(sizes))
 
 
 def open_engines(file: Path, threads: int, shape: tuple[int, int] | None) -> dict[str, Any]:
