@@ -76,7 +76,7 @@ def _options(data: Path, focus: Focus) -> OptimizeOptions:
         max_drop=0.02,
         learning_rate=1e-4,
         baseline_epochs=2,
-        final_epochs=3,
+        final_epochs=10,
         recover=0.125,
         rounds=1,
     )
