@@ -30,7 +30,7 @@ from .run_folder import RunFolder, RunInputs, RunRecord
 __all__ = ["Stages", "epochs_before"]
 
 _FEWEST_LESSONS = 10_000
-"""Rows that a student learns from only where more are left out."""
+"""Where fewer rows are as long as the reported ones, a student learns from all."""
 
 
 def epochs_before(options: OptimizeOptions, loaded: LoadedModel) -> int:
