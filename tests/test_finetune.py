@@ -45,7 +45,9 @@ def test_a_teacher_wins_back_what_a_skipped_block_cost(family, tmp_path):
             before = (student.model(**batch).logits - wanted).square().mean()
     frozen = fingerprint(teacher.model)
     with apply_plan(student.model, plan):
-        fine_tune(student, TASK, train, selection, options, tmp_path / "work", teacher=Committee(teacher))
+        fine_tune(
+            student, TASK, train, selection, options, tmp_path / "work", teacher=recorded(Committee(teacher), train, 8)
+        )
         with torch.inference_mode():
             after = (student.model(**batch).logits - wanted).square().mean()
     assert after < 0.7 * before

@@ -268,7 +268,7 @@ def test_what_judges_and_teaches_is_as_long_as_what_is_reported(small, tmp_path,
     record = optimize(options, tmp_path / "run", progress=messages)
     assert record.acceptance.rows == record.acceptance_rows
     judging = (record.selection_rows, record.acceptance_rows)
-    for (held_back, reported), left in zip(asked, judging, strict=False):
+    for (held_back, reported), left in zip(asked[:2], judging, strict=True):
         assert left == held_back - 3 and reported == record.report_rows
         assert any(f"{left} of {held_back} are as long" in text for text in messages.seen)
     everything = record.train_rows

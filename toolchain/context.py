@@ -119,10 +119,10 @@ class RunContext:
         """The model and the run's other teachers."""
         return Committee(first, [self.reload(self.run.teacher(number)) for number in range(1, self.options.teachers)])
 
-    def recorded(self, committee: Committee) -> Teacher:
-        """Its answers to the lessons, for all epochs and rounds."""
+    def recorded(self, first: LoadedModel) -> Teacher:
+        """What its committee answers to the lessons, for all epochs and rounds."""
         self.progress.stage("recording the teacher's answers")
-        return recorded(committee, self.splits.lessons, self.options.batch_size, self.progress.step)
+        return recorded(self.committee(first), self.splits.lessons, self.options.batch_size, self.progress.step)
 
     def forget_training(self, name: str) -> None:
         """Delete the checkpoints of a fine-tuning whose result is saved."""

@@ -104,10 +104,10 @@ class Rounds:
         """Of what a plan took away: the first round's model where that was kept, else the baseline."""
         first = self._run.round(1)
         if not (self._learns(1) or self._taken) or not first.read_record().is_accepted:
-            return self._context.recorded(self._context.committee(self._baseline))
+            return self._context.recorded(self._baseline)
         learnt = self._context.reload(first.model)
         apply_plan(learnt.model, first.read_plan())
-        return self._context.recorded(self._context.committee(learnt))
+        return self._context.recorded(learnt)
 
     def run(self) -> tuple[int, int]:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""

@@ -54,6 +54,7 @@ from axform.runtime.limits import positive
 from axform.toolchain.apply import apply_plan
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
+from axform.toolchain.lengths import as_long_as
 from axform.toolchain.models import LoadedModel
 from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.related import related_rows
@@ -215,11 +216,16 @@ def rows_of(state: FinishedRun, data: Path | None, most: int, seed: int) -> Rows
     def encoded(frame: pd.DataFrame) -> EncodedSplit:
         return encode(used.task, frame, model.tokenizer, model.inputs, length)
 
-    if encoded(used.train).digest() != record.inputs.train:  # of what was held back a run may judge by a part
-        raise AxformError(
-            f"{options.data or used.task.name}: the train rows are not those of the run; name the data that it was made on "
-            "with --data, or make the run again where another version of axform drew its rows."
-        )
+    wanted = encoded(used.report).lengths
+    for name, digest in record.inputs.model_dump(include={"train", "selection", "acceptance"}).items():
+        split = encoded(getattr(used, name))
+        if name != "train":  # of what was held back a run judges by rows as long as the reported ones
+            split = split.select(as_long_as(split.lengths, wanted, options.seed))
+        if split.digest() != digest:
+            raise AxformError(
+                f"{options.data or used.task.name}: the {name} rows are not those of the run; name the data that it was made "
+                "on with --data, or make the run again where another version of axform drew its rows."
+            )
     everything = settle_task_data(options.model_copy(update={"train_samples": None}))
     known, unused = (pd.concat([split.train, split.selection, split.acceptance]) for split in (used, everything))
     unused = _unrelated(unused.drop(index=known.index), known, used.task)
