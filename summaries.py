@@ -47,6 +47,10 @@ def optimize_tables(record: RunRecord, plan: ApproximationPlan) -> list[Table]:
             for index, layer in enumerate(plan.layers)
         ],
     )
+    if plan.word_embeddings is not None:
+        rest = "as they are" if plan.rest is None else f"in {plan.rest.said}"
+        layers.caption = f"word embeddings in {plan.word_embeddings.said}; weights that no cell names {rest}"
+        layers.caption_justify = "left"
     rows = (
         ("judged trials", record.selection_rows, record.baseline.metric, record.final.metric, None),
         (
@@ -267,7 +271,7 @@ def contents_tables(contents: FileContents, largest: int) -> list[Table]:
         "Largest weights",
         ("name", "type", "shape", "bytes"),
         (
-            (tensor.name, tensor.type, " x ".join(map(str, tensor.shape)), f"{tensor.bytes:,}")
+            (tensor.name, tensor.kind, " x ".join(map(str, tensor.shape)), f"{tensor.bytes:,}")
             for tensor in contents.weights[:largest]
         ),
     )

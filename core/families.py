@@ -41,6 +41,8 @@ class Family:
     num_heads: str = "num_attention_heads"
     hidden_size: str = "hidden_size"
     intermediate_size: str = "intermediate_size"
+    word_embeddings: str = "embeddings.word_embeddings"
+    """Relative to the base model, like ``layers``."""
     attention_mask: str = "attention_mask"
     """Name of the key padding mask among the inputs of the model's forward, (batch, sequence), 1 = a real token."""
     positions_follow_padding: bool = False
@@ -49,6 +51,11 @@ class Family:
     def layer_scope(self, layer: int) -> str:
         """Dotted path of a layer from the task model, e.g. ``bert.encoder.layer.3``."""
         return f"{self.base_model}.{self.layers}.{layer}"
+
+    @property
+    def word_embeddings_scope(self) -> str:
+        """Dotted path of the table of the tokens from the task model."""
+        return f"{self.base_model}.{self.word_embeddings}"
 
     def scope(self, layer: int, module: str) -> str:
         """Dotted path, from the task model, of a module given by its path inside the layer."""

@@ -19,15 +19,17 @@ from .families import FAMILIES, ModelShape
 from .plan_v1 import upgraded
 from .problems import first_problem, problem
 from .targets import BlockKind, Grid, Target, TargetKind
-from .techniques import AnyPart, Count, Part, Remove, Selection, SignMatching, by_technique, technique_of
+from .techniques import AnyPart, Bits, Count, Part, Remove, Selection, SignMatching, by_technique, technique_of
 
 __all__ = [
     "SCHEMA_VERSION",
     "ApproximationPlan",
+    "Bits",
     "Focus",
     "LayerPlan",
     "ModelIdentity",
     "Remove",
+    "Segment",
     "Selection",
     "SignMatching",
     "default_group_size",
@@ -68,11 +70,29 @@ class ModelIdentity(_Frozen):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A stretch of a dimension, in positions of what is left of it, whose weights have the same bits."""
+
+    start: int
+    stop: int
+    bits: int
+    group: int | None
+    """As in `Bits`."""
+
+    @classmethod
+    def whole(cls, size: int, part: Bits) -> Segment:
+        """All of a dimension."""
+        return cls(0, size, part.bits, part.group)
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """What happens to one layer; equal where the same happens."""
 
     parts: tuple[Part, ...]
     grid: Grid
+    rest: Bits | None = None
+    """Of the weights that no part names; None = they stay as they are."""
 
     def every(self, kind: type[_Part]) -> list[_Part]:
         """The parts with this action."""
@@ -90,6 +110,29 @@ class LayerPlan:
     def skips(self, block: BlockKind) -> bool:
         """Whether the whole block is removed."""
         return any(part.target.kind == block for part in self.every(Remove))
+
+    def segments(self, kind: Literal["attn.head", "ffn.group"]) -> list[Segment]:
+        """The bits along what is left of the dimension that heads or groups of this kind divide.
+
+        Neighbours with the same bits are one segment and share their scales; what stays as it is, is in none.
+        """
+        named = {(part.target.kind, part.target.index): part for part in self.every(Bits)}
+        block: BlockKind = "attn" if kind == "attn.head" else "ffn"
+        gone, position = {*self.removed(kind)}, 0
+        found: list[Segment] = []
+        for index in range(self.grid.count(kind)):
+            if index in gone:
+                continue
+            part = named.get((kind, index)) or named.get((block, None)) or self.rest
+            stop = position + self.grid.width(Target(0, kind, index))
+            if part is not None:
+                last = found[-1] if found else None
+                if last is not None and (last.stop, last.bits, last.group) == (position, part.bits, part.group):
+                    found[-1] = replace(last, stop=stop)
+                else:
+                    found.append(Segment(position, stop, part.bits, part.group))
+            position = stop
+        return found
 
     def describe(self, block: BlockKind) -> str:
         """What happens to one block, in a few words; empty where nothing does."""
@@ -157,8 +200,24 @@ class ApproximationPlan(_Frozen):
         """The plan layer by layer."""
         parts: list[list[Part]] = [[] for _ in range(self.model.num_layers)]
         for part in self.parts:
-            parts[part.target.layer].append(part)
-        return tuple(LayerPlan(tuple(mine), self.grid) for mine in parts)
+            if part.target.in_layer:
+                parts[part.target.layer].append(part)
+        return tuple(LayerPlan(tuple(mine), self.grid, self.rest) for mine in parts)
+
+    @property
+    def rest(self) -> Bits | None:
+        """Of all weight matrices and embeddings that no other part names; None = they stay as they are."""
+        return self.bits_of(Target.outside("rest"))
+
+    @property
+    def word_embeddings(self) -> Bits | None:
+        """None = they stay as they are."""
+        return self.bits_of(Target.outside("embeddings.word"))
+
+    def bits_of(self, target: Target) -> Bits | None:
+        """Those that are said of the target, or else of the block that it lies in, or else of the rest."""
+        said = {part.target: part for part in self.parts if isinstance(part, Bits)}
+        return said.get(target) or said.get(target.parent) or said.get(Target.outside("rest"))
 
     def changes(self) -> int:
         """How many parts the plan removes or approximates."""

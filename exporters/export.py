@@ -13,7 +13,7 @@ from .. import __version__
 from ..core.bounds import smallest_accepted
 from ..core.families import Family
 from ..core.opset import DOMAIN
-from ..core.plan import ApproximationPlan
+from ..core.plan import ApproximationPlan, Bits
 from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
 from ..errors import AxformError
@@ -32,6 +32,7 @@ from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
 from ..seals import FileRecord, record_files
 from ..toolchain.apply import apply_plan
 from ..toolchain.run_folder import RunFolder
+from .annotations import stored_codes
 from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
@@ -110,6 +111,7 @@ def export_source(
     check_output_folder(out, "bundle", overwrite, keep)
     with locked(out):
         source = read()
+        _check_precision(source.plan, precision)
         progress.stage("exporting the baseline")
         baseline = export_baseline(source.baseline)
         progress.stage("exporting the approximated model")
@@ -143,6 +145,7 @@ def export_source(
                 baseline_size=_size(baseline, ScopedGraph(baseline), files, "baseline.onnx"),
                 model_size=_size(optimized, graph, files, "model.onnx"),
                 rewrites=[_summary(report) for report in reports if report.done],
+                codes=stored_codes(optimized.graph),
                 op_library=OpLibrary(
                     accelerates=sorted({n.op_type for n in optimized.graph.node if n.domain == DOMAIN})
                 ),
@@ -190,6 +193,15 @@ def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = EXT
     else:
         onnx.save_model(proto, path)
     onnx.checker.check_model(str(path))
+
+
+def _check_precision(plan: ApproximationPlan, precision: Precision) -> None:
+    bits = [part for part in plan.parts if isinstance(part, Bits)]
+    if bits and precision != DEFAULT_PRECISION:
+        raise AxformError(
+            f"--precision {precision}: the plan gives weights their bits already ({bits[0]}); leave --precision out, or "
+            "export a round without bits with --step."
+        )
 
 
 def _check_data(source: Source) -> CheckData:

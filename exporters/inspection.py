@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from ..errors import AxformError
+from .annotations import CodesAnnotation, annotations_of
 
 __all__ = ["FileContents", "WeightTensor", "contents_of"]
 
@@ -26,22 +27,24 @@ class WeightTensor:
 
     name: str
     shape: tuple[int, ...]
+    """Of the values, which may lie in the file as a stream of bytes."""
     type: str
     """As ONNX calls it, such as FLOAT or INT8."""
+    bits: int
+    """Of one value."""
+    bytes: int
+    """On disk; types of less than a byte are packed."""
+    codes: CodesAnnotation | None = None
+    """What the file says of codes: their scales, and the module whose weights they are."""
 
     @property
     def values(self) -> int:
         return prod(self.shape)
 
     @property
-    def bits(self) -> int:
-        """Of one value on disk."""
-        return _BITS.get(self.type, 0)
-
-    @property
-    def bytes(self) -> int:
-        """On disk; types of less than a byte are packed."""
-        return (self.values * self.bits + 7) // 8
+    def kind(self) -> str:
+        """The type, and the bits where the type does not say them."""
+        return self.type if self.codes is None else f"{self.type}, codes of {self.bits} bits"
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,12 @@ class FileContents:
         """The weights of each type, those with the most bytes first."""
         types: dict[str, list[WeightTensor]] = {}
         for tensor in self.weights:
-            types.setdefault(tensor.type, []).append(tensor)
+            types.setdefault(tensor.kind, []).append(tensor)
         return dict(sorted(types.items(), key=lambda entry: -sum(tensor.bytes for tensor in entry[1])))
 
     def figures(self) -> dict[str, object]:
         """As JSON."""
-        weights = [{**asdict(tensor), "bits": tensor.bits, "bytes": tensor.bytes} for tensor in self.weights]
-        return {**asdict(self), "path": str(self.path), "operators": dict(self.operators), "weights": weights}
+        return {**asdict(self), "path": str(self.path), "operators": dict(self.operators)}
 
 
 def contents_of(path: Path) -> FileContents:
@@ -94,10 +96,8 @@ def contents_of(path: Path) -> FileContents:
     if not proto.HasField("graph"):
         raise AxformError(f"{path}: not an ONNX model (it has no graph); name another file.")
     graph = proto.graph
-    weights = [
-        WeightTensor(tensor.name, tuple(tensor.dims), onnx.TensorProto.DataType.Name(tensor.data_type))
-        for tensor in graph.initializer
-    ]
+    said = {one.tensor: one for one in annotations_of(graph)}
+    weights = [_weight(tensor, said.get(tensor.name)) for tensor in graph.initializer]
     return FileContents(
         path=path,
         bytes=path.stat().st_size,
@@ -109,6 +109,14 @@ def contents_of(path: Path) -> FileContents:
         functions=tuple(_qualified(function.domain, function.name) for function in proto.functions),
         weights=tuple(sorted(weights, key=lambda tensor: -tensor.bytes)),
     )
+
+
+def _weight(tensor: onnx.TensorProto, codes: CodesAnnotation | None) -> WeightTensor:
+    kind, shape = onnx.TensorProto.DataType.Name(tensor.data_type), tuple(tensor.dims)
+    stored = (prod(shape) * _BITS.get(kind, 0) + 7) // 8
+    if codes is None:
+        return WeightTensor(tensor.name, shape, kind, _BITS.get(kind, 0), stored)
+    return WeightTensor(tensor.name, codes.shape, kind, codes.bits, stored, codes)
 
 
 def _qualified(domain: str, name: str) -> str:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+
+from .annotations import CodesAnnotation, annotate, annotations_of
 
 __all__ = ["SCOPES", "Linear", "RewriteRefused", "ScopedGraph"]
 
@@ -33,10 +36,14 @@ class ScopedGraph:
             for entry in node.metadata_props:
                 if entry.key == SCOPES:
                     self._scopes[node.output[0]] = tuple(ast.literal_eval(entry.value))
+        self._annotations = {one.tensor: one for one in annotations_of(proto.graph)}
+        self._in_4_bits: set[str] = set()
+        proto = self._without_4_bits(proto)
         self._ir_version = proto.ir_version
         self._producer = proto.producer_name
         self._functions: dict[str, onnx.FunctionProto] = {f"{f.domain}::{f.name}": f for f in proto.functions}
         self.graph: gs.Graph = gs.import_onnx(proto)
+        self.graph.functions.clear()  # they are kept above, as they are; exporting them as well would double them
         self._names = set(self.graph.tensors())
 
     def to_proto(self) -> onnx.ModelProto:
@@ -53,6 +60,7 @@ class ScopedGraph:
                 proto.opset_import.append(onnx.helper.make_opsetid(function.domain, 1))
         proto.ir_version = self._ir_version
         proto.producer_name = self._producer
+        self._store_codes(proto.graph)
         return proto
 
     def add_function(self, function: onnx.FunctionProto) -> None:
@@ -87,6 +95,37 @@ class ScopedGraph:
     def constant(self, name: str, values: np.ndarray) -> gs.Constant:
         """A new initializer with a name not used so far."""
         return gs.Constant(self._unique(name), np.ascontiguousarray(values))
+
+    def codes(
+        self,
+        name: str,
+        stored: np.ndarray,
+        bits: int,
+        scales: gs.Constant,
+        group: int,
+        shape: Sequence[int],
+        module: str,
+    ) -> gs.Constant:
+        """A new initializer of codes, about which the file says so.
+
+        Args:
+            stored: int8 codes of 4 (INT4 in the file) or 8 bits, or a stream of bytes with codes of any other size.
+            group: codes that share one of ``scales``.
+            shape: of the codes.
+        """
+        constant = self.constant(name, stored)
+        self._annotations[constant.name] = CodesAnnotation(
+            constant.name, scales.name, bits, tuple(shape), group, module
+        )
+        if bits == 4 and stored.dtype == np.int8:
+            self._in_4_bits.add(constant.name)
+        return constant
+
+    @property
+    def annotations(self) -> list[CodesAnnotation]:
+        """Of the codes that are in use."""
+        used = self._constants()
+        return [one for name, one in self._annotations.items() if name in used]
 
     def insert(
         self, op: str, name: str, inputs: list[gs.Tensor], like: gs.Node | None = None, **attrs: object
@@ -134,15 +173,40 @@ class ScopedGraph:
         self.graph.outputs = [new if tensor is old else tensor for tensor in self.graph.outputs]
 
     def parameters(self) -> int:
-        """Number of floating-point values and 8-bit codes in the initializers that are in use."""
-        used = {
-            id(tensor): tensor for node in self.graph.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)
-        }
-        return sum(
+        """Number of floating-point values and codes in the initializers that are in use; scales are not counted."""
+        said = self.annotations
+        codes, scales = {one.tensor for one in said}, {one.scales for one in said}
+        return sum(one.values for one in said) + sum(
             tensor.values.size
-            for tensor in used.values()
-            if tensor.values.dtype.kind == "f" or tensor.values.dtype == np.int8
+            for name, tensor in self._constants().items()
+            if name not in codes | scales and (tensor.values.dtype.kind == "f" or tensor.values.dtype == np.int8)
         )
+
+    def _constants(self) -> dict[str, gs.Constant]:
+        tensors = (tensor for node in self.graph.nodes for tensor in node.inputs)
+        return {tensor.name: tensor for tensor in tensors if isinstance(tensor, gs.Constant)}
+
+    def _without_4_bits(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The same with INT4 initializers, which onnx-graphsurgeon does not know, as INT8."""
+        names = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT4}
+        if not names:
+            return proto
+        self._in_4_bits |= names
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        for tensor in copy.graph.initializer:
+            if tensor.name in names:
+                codes = onnx.numpy_helper.to_array(tensor).astype(np.int8)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
+        return copy
+
+    def _store_codes(self, graph: onnx.GraphProto) -> None:
+        """INT4 where it is wanted, and what the file says of codes."""
+        for tensor in graph.initializer:
+            if tensor.name in self._in_4_bits:
+                codes = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.int4)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
+        annotate(graph, self.annotations)
 
     def _unique(self, name: str) -> str:
         unique, number = name, 1
@@ -186,6 +250,17 @@ class Linear:
     @property
     def node(self) -> gs.Node:
         return self._product
+
+    @property
+    def is_transposed(self) -> bool:
+        """The initializer is (outputs, inputs), not (inputs, outputs)."""
+        return self._out_axis == 0
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(outputs, inputs)."""
+        values: np.ndarray = self._product.inputs[1].values
+        return values if self.is_transposed else values.T
 
     def keep_inputs(self, positions: Sequence[int]) -> None:
         """Keep the weights of these input features only."""

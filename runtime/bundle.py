@@ -25,7 +25,17 @@ from ..files import read_json, write_text
 from ..locks import locked
 from ..seals import FileRecord, first_damage
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "GraphSize", "Manifest", "Measured", "OpLibrary", "Report", "RewriteSummary"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Bundle",
+    "GraphSize",
+    "Manifest",
+    "Measured",
+    "OpLibrary",
+    "Report",
+    "RewriteSummary",
+    "StoredCodes",
+]
 
 SCHEMA_VERSION = 2
 _NEEDED = ("model.onnx", "baseline.onnx", "check.npz")
@@ -71,6 +81,27 @@ class RewriteSummary(BaseModel):
     parameters_removed: int
 
 
+class StoredCodes(BaseModel):
+    """An initializer of model.onnx that holds weights in fewer bits."""
+
+    tensor: str
+    module: str
+    """The torch module whose weights they are; a matrix with several kinds of bits has several tensors."""
+    shape: tuple[int, ...]
+    bits: int
+    """Of a code, sign included."""
+    storage_bits: float
+    """That a code takes in the file."""
+    group: int
+    """Inputs that share a scale."""
+    bytes: int
+    """In the file, scales included."""
+    scales: tuple[float, float]
+    """The smallest and the largest; a weight is a code times its scale."""
+    largest: float
+    """Magnitude that can be told."""
+
+
 class OpLibrary(BaseModel):
     """Whether the op library makes this file faster. It is never needed: function bodies are in the file."""
 
@@ -97,6 +128,7 @@ class Manifest(Measured):
     baseline_size: GraphSize
     model_size: GraphSize
     rewrites: list[RewriteSummary]
+    codes: list[StoredCodes] = []
     op_library: OpLibrary
     step: int | None = None
     """The round of the run that was exported; None, like ``round`` and ``run``, for a plan that no run made."""

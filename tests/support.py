@@ -12,7 +12,7 @@ import pytest
 import torch
 from axform import cli
 from axform.core.families import family_of, shape_of
-from axform.core.plan import ApproximationPlan, ModelIdentity, Remove, Selection, SignMatching
+from axform.core.plan import ApproximationPlan, Bits, ModelIdentity, Remove, Selection, SignMatching
 from axform.core.targets import Grid, Target, TargetKind
 from axform.toolchain.models import LoadedModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -173,6 +173,19 @@ def random_plan(
         if "ffn" not in skipped:
             some(layer, "ffn.group")
     return plan_of(loaded.identity(), grid.group_size, *lines)
+
+
+def random_bits(plan: ApproximationPlan, generator: random.Random, share: float = 0.4) -> ApproximationPlan:
+    """The plan with bits for so many of the parts that it leaves, in groups that need not divide a dimension."""
+    left = [target for target in plan.grid.targets() if target.kind != "attn.in.group" and not plan.removes(target)] + [
+        Target.outside("embeddings.word"),
+        Target.outside("rest"),
+    ]
+    for target in left:
+        if generator.random() < share:
+            group = generator.choice([None, None, 8, 12, 16])
+            plan = plan.with_part(Bits(target=target, bits=generator.randint(2, 8), group=group))
+    return plan
 
 
 def random_batch(

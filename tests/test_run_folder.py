@@ -26,8 +26,8 @@ from axform.toolchain.models import load_fine_tuned
 from axform.toolchain.optimize import optimize, settle_task_data
 from axform.toolchain.options import OptimizeOptions
 from axform.toolchain.run_folder import RunFolder
-from axform.toolchain.search import SearchResult
 from axform.toolchain.significance import Thresholds, Verdict
+from axform.toolchain.trials import SearchResult
 from support import save_pretrained_only, save_sentiment
 
 

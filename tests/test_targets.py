@@ -71,7 +71,16 @@ def test_a_grid_has_the_targets_that_it_lists_and_no_other():
     assert [str(target) for target in listed[:5]] == ["layer.0.attn", *(f"layer.0.attn.head.{i}" for i in range(4))]
     for address in ("layer.2.ffn", "layer.0.attn.head.4", "layer.0.attn.in.group.3", "layer.1.ffn.group.7"):
         assert not UNEVEN.has(Target.parse(address))
-    assert not UNEVEN.has(Target(-1, "ffn")) and not UNEVEN.has(Target(0, "ffn.group", -1))
+    assert not UNEVEN.has(Target(0, "ffn.group", -1))
+    for outside in ("embeddings.word", "rest"):
+        target = Target.parse(outside)
+        assert str(target) == outside and UNEVEN.has(target) and not target.is_block and target.parent == target
+
+
+@pytest.mark.parametrize(("layer", "kind"), [(-1, "ffn"), (0, "rest")])
+def test_what_is_in_a_layer_and_what_is_in_none(layer, kind):
+    with pytest.raises(ValueError, match="are in no layer"):
+        Target(layer, kind)
     for kind, index in (("ffn", 0), ("attn.head", None)):
         with pytest.raises(ValueError, match="heads and groups have an index, blocks have none"):
             Target(0, kind, index)

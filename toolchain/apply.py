@@ -3,7 +3,7 @@
 PyTorch *applies* a plan (trials, fine-tuning, the parity reference); the exporter *removes*. A skipped block adds
 nothing to its residual stream and computes nothing; its LayerNorm still runs. Pruned heads are zeros at the input of
 the output projection, pruned FFN groups zeros at the input of the down projection, pruned ATTN input groups zeros at
-the inputs of W_Q, W_K and W_V.
+the inputs of W_Q, W_K and W_V. Weights in fewer bits are rounded to what their codes say whenever they are used.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from transformers.masking_utils import sdpa_mask
 
 from ..core.families import Family, family_of, shape_of
 from ..core.plan import ApproximationPlan, LayerPlan, SignMatching
+from ..core.quantization import layer_matrices
 from ..core.targets import TargetKind
-from ..core.techniques import by_technique
 from .attention import sign_matching_attention
+from .fake_quantization import embeddings_in_bits, linear_in_bits, whole_linear_in_bits
 
 __all__ = ["APPLICATIONS", "AppliedPlan", "Undo", "apply_plan", "layers_of", "replace_forward"]
 
@@ -43,24 +44,21 @@ def layers_of(model: nn.Module, family: Family) -> nn.ModuleList:
 
 def apply_plan(model: nn.Module, plan: ApproximationPlan) -> AppliedPlan:
     """Apply ``plan`` to ``model`` until `AppliedPlan.remove` (or the end of a ``with`` block)."""
-    family = family_of(model.config)
-    shape = shape_of(model.config, family)
-    if shape != plan.model.shape:
-        raise ValueError(f"the plan is for {plan.model.shape}, the model has {shape}")
-    applied = AppliedPlan(model, family)
-    for index in range(shape.num_layers):
-        applied.set_layer(index, plan)
+    applied = AppliedPlan(model)
+    applied.set(plan)
     return applied
 
 
 class AppliedPlan:
-    """Keeps what was changed per layer, so that one layer can be re-applied or everything taken back."""
+    """What of a plan is applied to a model, so that another plan changes only what differs."""
 
-    def __init__(self, model: nn.Module, family: Family) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._family = family
-        self._layers = layers_of(model, family)
-        self._undo: dict[int, list[Undo]] = {}
+        self._family = family_of(model.config)
+        self._layers = layers_of(model, self._family)
+        self._plan: ApproximationPlan | None = None
+        self._undo: dict[int | None, list[Undo]] = {}
+        """By layer; None = outside the layers."""
         self._attention_before: str = model.config._attn_implementation
 
     def __enter__(self) -> AppliedPlan:
@@ -71,20 +69,49 @@ class AppliedPlan:
 
     def remove(self) -> None:
         """Restore the model."""
-        for index in list(self._undo):
-            self._clear(index)
+        for place in list(self._undo):
+            self._clear(place)
+        self._plan = None
         self._model.config._attn_implementation = self._attention_before
 
-    def set_layer(self, index: int, plan: ApproximationPlan) -> None:
-        """Replace whatever is applied to one layer by what the plan says of it."""
+    def set(self, plan: ApproximationPlan) -> None:
+        """Replace the plan that is applied.
+
+        Raises:
+            ValueError: the plan is for a model of another shape.
+        """
+        shape, before = shape_of(self._model.config, self._family), self._plan
+        if shape != plan.model.shape:
+            raise ValueError(f"the plan is for {plan.model.shape}, the model has {shape}")
+        for index, layer in enumerate(plan.layers):
+            if before is None or before.layers[index] != layer:
+                self._set_layer(index, layer)
+        if before is None or (before.rest, before.word_embeddings) != (plan.rest, plan.word_embeddings):
+            self._set_outside(plan)
+        self._plan = plan
+
+    def _set_layer(self, index: int, plan: LayerPlan) -> None:
         self._clear(index)
         undo = self._undo[index] = []
-        site = _Site(self._model, self._family, self._layers[index], plan.layers[index])
-        for technique in by_technique(site.plan.parts):
-            undo.extend(APPLICATIONS[technique.name](site))
+        site = _Site(self._model, self._family, self._layers[index], plan)
+        for application in APPLICATIONS.values():
+            undo.extend(application(site))
 
-    def _clear(self, index: int) -> None:
-        for undo in self._undo.pop(index, []):
+    def _set_outside(self, plan: ApproximationPlan) -> None:
+        self._clear(None)
+        undo = self._undo[None] = []
+        inside, words = {*self._layers.modules()}, self._model.get_submodule(self._family.word_embeddings_scope)
+        for module in self._model.modules():
+            part = plan.word_embeddings if module is words else plan.rest
+            if part is None or module in inside:
+                continue
+            if isinstance(module, nn.Embedding):
+                undo.append(replace_forward(module, embeddings_in_bits(module, part)))
+            elif isinstance(module, nn.Linear):
+                undo.append(replace_forward(module, whole_linear_in_bits(module, part)))
+
+    def _clear(self, place: int | None) -> None:
+        for undo in self._undo.pop(place, []):
             undo()
 
 
@@ -131,9 +158,20 @@ def _shrink_groups(site: _Site) -> list[Undo]:
 
 
 def _match_signs(site: _Site) -> list[Undo]:
-    site.model.config._attn_implementation = _ATTENTION
-    (chosen,) = site.plan.every(SignMatching)
-    return [_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", chosen)]
+    undo = []
+    for chosen in site.plan.every(SignMatching):
+        site.model.config._attn_implementation = _ATTENTION
+        undo.append(_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", chosen))
+    return undo
+
+
+def _quantize(site: _Site) -> list[Undo]:
+    undo = []
+    for matrix in layer_matrices(site.family, site.plan):
+        linear = site.module(matrix.path)
+        assert isinstance(linear, nn.Linear)
+        undo.append(replace_forward(linear, linear_in_bits(linear, matrix)))
+    return undo
 
 
 APPLICATIONS: dict[str, Callable[[_Site], list[Undo]]] = {
@@ -141,8 +179,9 @@ APPLICATIONS: dict[str, Callable[[_Site], list[Undo]]] = {
     "prune_heads": _prune_heads,
     "shrink_groups": _shrink_groups,
     "sign_matching": _match_signs,
+    "quantize": _quantize,
 }
-"""How a layer does each of `core.techniques`, where the plan asks for it: what takes it back."""
+"""How a layer does what a plan says of it by each of `core.techniques`: what takes it back, nothing where it says nothing."""
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:

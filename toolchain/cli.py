@@ -88,10 +88,18 @@ def optimize_command(
         int,
         typer.Option(
             help="Searches at most, each with its fine-tuning; a round starts from the last that kept --max-drop on rows "
-            "that no trial saw. 1 with --recover 0 is the paper's loop.",
+            "that no trial saw. 1 with --recover 0 is the paper's loop; 0, with --focus size, removes nothing.",
             rich_help_panel=_SEARCH,
         ),
     ] = DEFAULTS["rounds"],
+    fewest_bits: Annotated[
+        int,
+        typer.Option(
+            help="Of a weight, with --focus size: all weights and embeddings get as few bits from here to 8 as the bound "
+            "allows, and learn to do with them.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = DEFAULTS["fewest_bits"],
     trial_rows: Annotated[
         int,
         typer.Option(
@@ -211,6 +219,7 @@ def optimize_command(
         max_drop=max_drop,
         recover=recover,
         rounds=rounds,
+        fewest_bits=fewest_bits,
         trial_rows=trial_rows,
         confidence=confidence,
         group_size=group_size,

@@ -37,7 +37,7 @@ class Splits:
 
     train: EncodedSplit
     lessons: EncodedSplit
-    """Of train, what a model with parts missing learns from: rows as long as those of ``report``, where enough are."""
+    """Of train, what the rounds learn from: rows as long as those of ``report``, where enough are."""
     selection: EncodedSplit
     """Judges trials and epochs."""
     acceptance: EncodedSplit
@@ -107,7 +107,7 @@ class RunContext:
             fine_tune(
                 loaded,
                 self.task,
-                self.splits.train if plan is None or gains else self.splits.lessons,
+                self.splits.train if plan is None else self.splits.lessons,
                 self.splits.selection,
                 options,
                 self.run.training(name),

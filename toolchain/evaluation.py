@@ -107,14 +107,11 @@ class Evaluator:
             hopeless_above: a mean loss; the trial ends as soon as the losses so far, none of which is negative, add up
                 to more.
         """
-        changed = self._changed_layers(plan)
-        for layer in changed:
-            self._applied.set_layer(layer, plan)
+        self._applied.set(plan)
         try:
             losses, logits = self._run(first_edit(self._plan, plan) or self._nothing_changes, hopeless_above)
         finally:
-            for layer in changed:
-                self._applied.set_layer(layer, self._plan)
+            self._applied.set(self._plan)
         if len(logits) < len(self._batches):
             return Hopeless(losses / self._samples)
         return self._completed(losses, logits)
@@ -124,13 +121,9 @@ class Evaluator:
         edit = first_edit(self._plan, plan)
         if edit is None:
             return
-        for layer in self._changed_layers(plan):
-            self._applied.set_layer(layer, plan)
+        self._applied.set(plan)
         self._plan = plan
         self._kept.forget_above(edit)
-
-    def _changed_layers(self, plan: ApproximationPlan) -> list[int]:
-        return [i for i, (old, new) in enumerate(zip(self._plan.layers, plan.layers, strict=True)) if old != new]
 
     @torch.inference_mode()
     def _run(self, edit: Edit, hopeless_above: float) -> tuple[float, list[np.ndarray]]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ..core.plan import Focus, Selection
+from ..core.techniques import FEWEST_BITS, MOST_BITS
 from ..errors import AxformError
 from .elements import LayerOrder
 from .significance import Thresholds
@@ -92,9 +93,11 @@ class OptimizeOptions(BaseModel):
     recover: float | None = Field(default=None, ge=0)
     """Extra relative loss that a trial may cost because the final fine-tuning is expected to win it back; None =
     ``RECOVER`` with the speed and size focus where there is a final fine-tuning, else 0, which is the paper's search."""
-    rounds: int = Field(default=8, ge=1, le=_MOST_ROUNDS)
-    """Searches, each with its fine-tuning, at most; the last that kept the bound counts. 1 with ``recover`` 0 is the
-    paper's loop."""
+    rounds: int = Field(default=8, ge=0, le=_MOST_ROUNDS)
+    """Searches that remove, each with its fine-tuning, at most; the last that kept the bound counts. 1 with ``recover`` 0 is
+    the paper's loop, 0 leaves it to the size focus to give weights fewer bits."""
+    fewest_bits: int = Field(default=4, ge=FEWEST_BITS, le=MOST_BITS)
+    """Of a weight, with the size focus."""
     trial_rows: int = Field(default=2000, ge=20)
     """Rows of the selection split that trials are measured on, at most; epochs and rounds are judged by all of it."""
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
@@ -122,6 +125,13 @@ class OptimizeOptions(BaseModel):
     """Threads inside one operator; None = those of OMP_NUM_THREADS, else all usable cores. It decides the last bits of
     the weights, so a run keeps what it started with."""
 
+    @field_validator("rounds")
+    @classmethod
+    def _has_something_to_do(cls, rounds: int, info: ValidationInfo) -> int:
+        if rounds == 0 and info.data.get("focus") != "size":
+            raise ValueError("0 rounds leave nothing to do without --focus size, which gives weights fewer bits")
+        return rounds
+
     @property
     def folders(self) -> dict[str, Path]:
         """What the run reads from this machine, by what a message calls it."""
@@ -131,7 +141,7 @@ class OptimizeOptions(BaseModel):
     @property
     def most_rounds(self) -> int:
         """``rounds``; without a fine-tuning between them, all after the first would only loosen the thresholds."""
-        return 1 if self.final_epochs == 0 else self.rounds
+        return min(self.rounds, 1) if self.final_epochs == 0 else self.rounds
 
     def final_epochs_on(self, rows: int, gains: bool) -> int:
         """``final_epochs``, its default resolved for so many rows of train: enough steps to win back what a plan cost.

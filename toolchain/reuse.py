@@ -10,14 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.families import Family
-from ..core.plan import ApproximationPlan
+from ..core.plan import ApproximationPlan, Bits
 from ..core.targets import TargetKind
+from ..core.techniques import Part
 from .apply import Undo, replace_forward
 
 __all__ = ["Edit", "KeptActivations", "first_edit"]
 
-_AFTER: dict[TargetKind, int] = {"attn.head": 1, "ffn": 2, "ffn.group": 3}
-"""What of a layer stays when such a target is edited: up to the context (1), the ATTN block (2), the up projection (3)."""
+_AFTER_REMOVAL: dict[TargetKind, int] = {"attn.head": 1, "ffn": 2, "ffn.group": 3}
+"""What of a layer stays when such a target goes: up to the context (1), the ATTN block (2), the up projection (3)."""
+_AFTER_BITS: dict[TargetKind, int] = {"ffn": 2, "ffn.group": 2}
+"""What stays when its weights get other bits."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,15 @@ class Edit:
 
 def first_edit(current: ApproximationPlan, plan: ApproximationPlan) -> Edit | None:
     """The lowest place in which the plans differ; None where they do not."""
-    targets = [part.target for part in {*current.parts} ^ {*plan.parts}]
-    if not targets:
+    parts = {*current.parts} ^ {*plan.parts}
+    if not parts:
         return None
-    layer = min(target.layer for target in targets)
-    return Edit(layer, min(_AFTER.get(target.kind, 0) for target in targets if target.layer == layer))
+    lowest = min(part.target.layer for part in parts)
+    return Edit(max(lowest, 0), min(_depth(part) for part in parts if part.target.layer == lowest))
+
+
+def _depth(part: Part) -> int:
+    return (_AFTER_BITS if isinstance(part, Bits) else _AFTER_REMOVAL).get(part.target.kind, 0)
 
 
 @dataclass

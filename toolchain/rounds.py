@@ -6,12 +6,16 @@ again where it started, with half the slack, until the slack is a quarter of the
 Where several teachers know more than the baseline, the first round removes nothing and learns from them: with the accuracy
 focus that is a gain which later rounds have to keep, with the others one that they may spend. A run that starts from another
 one has its kept round as the first. Either way the model of that round teaches the later ones.
+
+With the size focus rounds of another kind follow, which give weights fewer bits; their fine-tuning computes with these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +29,7 @@ from ..files import write_folder
 from ..seals import seal
 from .apply import apply_plan
 from .attention import default_k
+from .bits import bits_search
 from .context import RunContext, save_model
 from .evaluation import Evaluator
 from .journal import Journal
@@ -33,9 +38,10 @@ from .models import LoadedModel
 from .origin import Origin
 from .precision import has_fast_bf16
 from .run_folder import Round, RoundRecord
-from .search import SearchOptions, SearchProgress, SearchResult, search
+from .search import SearchOptions, search
 from .significance import Thresholds
 from .teacher import Teacher
+from .trials import SearchProgress, SearchResult
 
 __all__ = ["Rounds"]
 
@@ -44,6 +50,8 @@ _METRIC_SLACK = 0.25
 loss tells."""
 _LONG_SEQUENCE = 128
 """From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
+_BITS_ROUNDS = 3
+"""That give weights fewer bits, at most: the first mostly ends it, and a refused one is tried again with half the slack."""
 _SMALLEST_SLACK = 0.25
 """Share of the first slack with which a refused round is not tried again with less."""
 
@@ -57,6 +65,10 @@ class _Start:
     plan: ApproximationPlan
     record: RoundRecord
     slack: float
+
+
+_Look = Callable[[_Start, int], SearchResult]
+"""Finds what a round of that number does to its start."""
 
 
 class Rounds:
@@ -112,13 +124,19 @@ class Rounds:
     def run(self) -> tuple[int, int]:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""
         self._settle_baseline()
+        kept, done = (self._settle_taken(self._taken), 1) if self._taken else (0, 0)
+        done, kept = self._go_on(done, kept, self._options.most_rounds, self._search, "to remove")
+        if self._options.focus == "size":
+            done, kept = self._go_on(done, kept, _BITS_ROUNDS, self._search_bits, "to tell in fewer bits")
+        return done, kept
+
+    def _go_on(self, done: int, kept: int, most: int, look: _Look, for_what: str) -> tuple[int, int]:
+        """So many more rounds at most, from the kept one: (how many there are then, the last that was accepted)."""
         first = slack = self._options.first_slack
-        kept, begin = (self._settle_taken(self._taken), 2) if self._taken else (0, 1)
-        last = self._options.most_rounds + begin - 1
-        for number in range(begin, last + 1):
-            record = self._settle(number, slack, kept)
+        for number in range(done + 1, done + most + 1):
+            record = self._settle(number, slack, kept, look)
             if record is None:
-                self._context.progress.message(f"round {number} finds nothing more to remove")
+                self._context.progress.message(f"round {number} finds nothing more {for_what}")
                 return number - 1, kept
             self._report(number, record)
             if record.is_accepted:
@@ -129,7 +147,7 @@ class Rounds:
                 return number, kept
             else:
                 slack /= 2
-        return last, kept
+        return done + most, kept
 
     def _settle_taken(self, taken: Round) -> int:
         """Put another run's round in place of the first search: its number, or 0 where it is refused here."""
@@ -156,12 +174,12 @@ class Rounds:
             zero.write_record(record.model_copy(update={"is_accepted": True}))
             seal(staging)
 
-    def _settle(self, number: int, slack: float, start_number: int) -> RoundRecord | None:
+    def _settle(self, number: int, slack: float, start_number: int, look: _Look) -> RoundRecord | None:
         """The round of that number, made unless it is there and of this start; None where there is nothing to remove."""
         done, before = self._run.round(number), self._run.round(start_number)
         start = _Start(start_number, before.read_plan(), before.read_record(), slack)
         if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
-            found = self._nothing_removed() if self._learns(number) else self._search(start, number)
+            found = self._nothing_removed() if self._learns(number) else look(start, number)
             if found.plan == start.plan and not self._learns(number):
                 return None
             self._make(number, start, found)
@@ -248,13 +266,35 @@ class Rounds:
         return (change.after + final.metric) / 2 >= smallest_accepted(before, options.max_drop, options.focus)
 
     def _search(self, start: _Start, number: int) -> SearchResult:
-        context = self._context
-        thresholds = self._thresholds(start.slack)
-        options = SearchOptions(
+        """What may go."""
+        options = self._search_options(start.slack)
+        return self._searched(
+            start,
+            number,
+            "searching",
+            self._run.journal(number),
+            {},
+            lambda evaluator, journal: search(evaluator, options, journal, self._report_trial),
+        )
+
+    def _search_bits(self, start: _Start, number: int) -> SearchResult:
+        """How few bits the weights need."""
+        options, fewest = self._search_options(start.slack), self._options.fewest_bits
+        return self._searched(
+            start,
+            number,
+            "searching bits",
+            self._run.journal(number, "bits"),
+            {"fewest bits": fewest},
+            lambda evaluator, journal: bits_search(evaluator, options, fewest, journal, self._report_trial),
+        )
+
+    def _search_options(self, slack: float) -> SearchOptions:
+        return SearchOptions(
             focus=self._options.focus,
-            thresholds=thresholds,
+            thresholds=self._thresholds(slack),
             reference_metric=self._trial_metric,
-            constant_loss=constant_loss(context.task, self._trial_rows.labels),
+            constant_loss=constant_loss(self._context.task, self._trial_rows.labels),
             sequence=self._sequence,
             layer_order=self._options.layer_order,
             sign_matching_k=self._sign_matching_k(),
@@ -262,19 +302,32 @@ class Rounds:
             ffn_groups=self._options.ffn_groups,
             attention_groups=self._options.attention_groups,
         )
+
+    def _searched(
+        self,
+        start: _Start,
+        number: int,
+        stage: str,
+        path: Path,
+        settings: dict[str, int],
+        run: Callable[[Evaluator, Journal], SearchResult],
+    ) -> SearchResult:
+        """A search from the start, with a journal that continues only what was the same."""
+        context = self._context
         journal = Journal(
-            self._run.journal(number),
+            path,
             {
                 "model": start.plan.model.fingerprint,
                 "selection": self._trial_rows.digest(),
-                "focus": options.focus,
-                "thresholds": asdict(thresholds),
+                "focus": self._options.focus,
+                "thresholds": asdict(self._thresholds(start.slack)),
                 "group_size": start.plan.group_size,
-                "order": options.layer_order,
+                "order": self._options.layer_order,
                 "precision": "bf16" if has_fast_bf16() else "float32",
+                **settings,
             },
         )
-        context.progress.stage(f"searching, round {number}")
+        context.progress.stage(f"{stage}, round {number}")
         loaded = context.reload(self._run.round(start.number).model)
         evaluator = Evaluator(
             loaded,
@@ -285,7 +338,7 @@ class Rounds:
             is_fast=True,
         )
         try:
-            return search(evaluator, options, journal, self._report_trial)
+            return run(evaluator, journal)
         finally:
             evaluator.close()
 

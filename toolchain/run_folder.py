@@ -172,9 +172,9 @@ class RunFolder:
         path = self.path / f"round-{number}"
         return Round(path, self.baseline if number == 0 else path / "model")
 
-    def journal(self, number: int) -> Path:
-        """Trials of the search of a round."""
-        return self.path / ("trials.jsonl" if number == 1 else f"trials-{number}.jsonl")
+    def journal(self, number: int, what: str = "trials") -> Path:
+        """Trials of the search of a round; ``what`` tells kinds of searches apart that may have the same number."""
+        return self.path / (f"{what}.jsonl" if number == 1 else f"{what}-{number}.jsonl")
 
     def training(self, name: str) -> Path:
         """Checkpoints of a fine-tuning under way."""

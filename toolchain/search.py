@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
 from ..core.targets import BlockKind, Target
 from ..core.tasks import Task
@@ -14,9 +12,10 @@ from .elements import LayerOrder, block_costs, build_queue
 from .evaluation import Evaluator
 from .journal import Journal, TrialRecord
 from .options import DEFAULTS, GroupShape
-from .significance import Hopeless, Significance, Thresholds, Verdict
+from .significance import Thresholds, Verdict
+from .trials import SearchProgress, SearchResult, Trials
 
-__all__ = ["SearchOptions", "SearchProgress", "SearchResult", "search"]
+__all__ = ["SearchOptions", "search"]
 
 
 @dataclass(frozen=True)
@@ -43,33 +42,6 @@ class SearchOptions:
     attention_groups: GroupShape = DEFAULTS["attention_groups"]
 
 
-@dataclass(frozen=True)
-class SearchProgress:
-    """State of a search after a trial."""
-
-    element: Target
-    record: TrialRecord
-    done: int
-    """Elements of the queue that are settled, tried or dropped."""
-    total: int
-    loss_ratio: float
-    """Loss of the trial over the baseline loss; at least, where the trial ended early."""
-    plan: ApproximationPlan
-    replayed: bool
-    """The trial was read from the journal, not run."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    plan: ApproximationPlan
-    baseline: Measurement
-    final: Measurement
-    """Loss and metric under the plan, before the final fine-tuning."""
-    trials: int
-    seconds: float
-    """Time spent in trials, those of earlier, interrupted runs included."""
-
-
 def search(
     evaluator: Evaluator,
     options: SearchOptions,
@@ -80,57 +52,46 @@ def search(
 
     ``evaluator`` must hold the state to start from: a plan that changes nothing, or that of an earlier round.
     """
-    return _Search(evaluator, options, journal, on_trial).run()
+    trials = Trials(
+        evaluator,
+        journal,
+        on_trial,
+        options.focus,
+        options.thresholds,
+        options.reference_metric,
+        options.constant_loss,
+    )
+    return _Search(trials, options).run()
 
 
 class _Search:
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        options: SearchOptions,
-        journal: Journal,
-        on_trial: Callable[[SearchProgress], None] | None,
-    ) -> None:
-        self._evaluator = evaluator
+    def __init__(self, trials: Trials, options: SearchOptions) -> None:
+        self._trials = trials
         self._options = options
-        self._journal = journal
-        self._on_trial = on_trial
-        self._plan = evaluator.plan
-        self._trials = 0
-        self._seconds = 0.0
-        shape = self._plan.model.shape
+        shape = trials.plan.model.shape
         costs = block_costs(shape, options.focus, options.sequence)
-        queue = build_queue(shape, self._plan.group_size, costs, options.layer_order)
-        self._queue = [element for element in queue if not self._plan.removes(element)]
+        queue = build_queue(shape, trials.plan.group_size, costs, options.layer_order)
+        self._queue = [element for element in queue if not trials.plan.removes(element)]
         self._total = len(self._queue)
         self._approximable: list[Target] = []
 
     def run(self) -> SearchResult:
-        baseline = self._recorded(Target(0, "attn"), "baseline", lambda: (self._evaluator.measure(), Verdict.RETAIN))
-        self._significance = Significance(
-            self._options.focus,
-            self._options.thresholds,
-            baseline.measurement,
-            self._options.reference_metric,
-            self._options.constant_loss,
-        )
-        self._current = baseline.measurement
         while self._queue:
             element = self._queue.pop(0)
-            candidate = self._plan.without(element)
+            candidate = self._trials.plan.without(element)
             if candidate is None:
                 self._ask_again(element.parent)
             else:
                 self._settle(element, candidate)
         for element in self._approximable:
-            if not self._plan.removes(element):  # once its heads were gone, the whole block may have gone after them
+            if not self._trials.plan.removes(element):  # once its heads were gone, the block may have gone after them
                 self._try_sign_matching(element)
-        return SearchResult(self._plan, baseline.measurement, self._current, self._trials, self._seconds)
+        return self._trials.result()
 
     def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
-        record = self._try(element, "prune", candidate)
+        record = self._trials.run(element, "prune", candidate)
         if record.verdict is Verdict.PRUNE:
-            self._accept(candidate, record.measurement)
+            self._trials.accept(candidate, record.measurement)
             if element.is_block:
                 self._drop_inside(element)
         elif record.verdict is Verdict.APPROXIMATE and element.is_block:
@@ -144,11 +105,11 @@ class _Search:
 
     def _ask_again(self, block: Target) -> None:
         """The last head or group of a block cannot go by itself; with the others gone, the block may be needed no more."""
-        candidate = self._plan.without(block)
+        candidate = self._trials.plan.without(block)
         assert candidate is not None
-        record = self._try(block, "prune", candidate)
+        record = self._trials.run(block, "prune", candidate)
         if record.verdict is Verdict.PRUNE:
-            self._accept(candidate, record.measurement)
+            self._trials.accept(candidate, record.measurement)
             self._drop_inside(block)
         self._report(block, record)
 
@@ -157,48 +118,13 @@ class _Search:
         options = self._options
         if options.focus != "speed" or options.sign_matching_k is None:
             return
-        candidate = self._plan.with_part(
+        candidate = self._trials.plan.with_part(
             SignMatching(target=block, k=options.sign_matching_k, selection=options.selection)
         )
-        record = self._try(block, "sign matching", candidate)
-        if record.verdict is not Verdict.RETAIN and self._significance.keeps_metric(record.measurement):
-            self._accept(candidate, record.measurement)
+        record = self._trials.run(block, "sign matching", candidate)
+        if record.verdict is not Verdict.RETAIN and self._trials.significance.keeps_metric(record.measurement):
+            self._trials.accept(candidate, record.measurement)
         self._report(block, record)
-
-    def _try(self, element: Target, change: str, candidate: ApproximationPlan) -> TrialRecord:
-        def judged() -> tuple[Measurement | Hopeless, Verdict]:
-            measured = self._evaluator.measure_trial(candidate, self._significance.hopeless_above(element))
-            return measured, self._significance.judge(measured)
-
-        return self._recorded(element, change, judged)
-
-    def _recorded(
-        self, element: Target, change: str, judged: Callable[[], tuple[Measurement | Hopeless, Verdict]]
-    ) -> TrialRecord:
-        record = self._journal.next_recorded(str(element), change)
-        self._replayed = record is not None
-        if record is None:
-            started = time.perf_counter()
-            measured, verdict = judged()
-            record = TrialRecord(
-                trial=self._trials,
-                element=str(element),
-                change=change,
-                loss=measured.loss,
-                metric=measured.metric if isinstance(measured, Measurement) else None,
-                verdict=verdict,
-                seconds=time.perf_counter() - started,
-            )
-            self._journal.append(record)
-        self._trials += 1
-        self._seconds += record.seconds
-        return record
-
-    def _accept(self, plan: ApproximationPlan, measured: Measurement) -> None:
-        self._plan = plan
-        self._current = measured
-        self._significance.accept(measured)
-        self._evaluator.accept(plan)
 
     def _drop_inside(self, block: Target) -> None:
         self._queue = [element for element in self._queue if element.parent != block]
@@ -220,16 +146,4 @@ class _Search:
         self._queue = (siblings[::-1] if goes_up else []) + others
 
     def _report(self, element: Target, record: TrialRecord) -> None:
-        if self._on_trial is None:
-            return
-        self._on_trial(
-            SearchProgress(
-                element=element,
-                record=record,
-                done=self._total - len(self._queue),
-                total=self._total,
-                loss_ratio=record.loss / self._significance.baseline.loss if self._significance.baseline.loss else 1.0,
-                plan=self._plan,
-                replayed=self._replayed,
-            )
-        )
+        self._trials.report(element, record, self._total - len(self._queue), self._total)

@@ -30,7 +30,7 @@ from .run_folder import RunFolder, RunInputs, RunRecord
 __all__ = ["Stages", "epochs_before"]
 
 _FEWEST_LESSONS = 10_000
-"""Where fewer rows are as long as the reported ones, a student learns from all."""
+"""Where fewer rows are as long as the reported ones, rounds learn from all."""
 
 
 def epochs_before(options: OptimizeOptions, loaded: LoadedModel) -> int:
@@ -55,9 +55,10 @@ class Stages:
             for frame in (data.train, data.selection, data.acceptance, data.report)
         )
         selection, acceptance = (
-            self._like_reported(split, report, options.seed, progress) for split in (selection, acceptance)
+            self._like_reported(split, report, options.seed, progress, "judge") for split in (selection, acceptance)
         )
-        splits = Splits(train, self._lessons(train, report, options.seed, progress), selection, acceptance, report)
+        lessons = self._like_reported(train, report, options.seed, progress, "teach the rounds", _FEWEST_LESSONS)
+        splits = Splits(train, lessons, selection, acceptance, report)
         self._context = RunContext(options, run, data.task, splits, progress)
         self._origin = origin
         self._loaded = loaded
@@ -82,31 +83,22 @@ class Stages:
         self._finish(baseline, rounds, kept)
 
     @staticmethod
-    def _like_reported(split: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress) -> EncodedSplit:
-        """The held-back rows that are as long as those of the reported split; of that nothing but lengths is used."""
+    def _like_reported(
+        split: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress, what: str, fewest: int = 0
+    ) -> EncodedSplit:
+        """The rows that are as long as those of the reported split, or all where that would leave fewer than ``fewest``.
+
+        Of the reported split nothing but lengths is used. Removing parts costs long inputs most, so short ones judge too
+        mildly, and teach a model to do without for short ones.
+        """
         chosen = as_long_as(split.lengths, report.lengths, seed)
-        if len(chosen) == len(split):
+        if not fewest <= len(chosen) < len(split):
             return split
         progress.message(
-            f"held-back rows have {np.median(split.lengths):.0f} tokens, those of the reported split "
-            f"{np.median(report.lengths):.0f} (medians): {len(chosen)} of {len(split)} are as long and judge"
+            f"rows that {what} have {np.median(split.lengths):.0f} tokens, those of the reported split "
+            f"{np.median(report.lengths):.0f} (medians): {len(chosen)} of {len(split)} are as long, and {what}"
         )
         return split.select(chosen)
-
-    @staticmethod
-    def _lessons(train: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress) -> EncodedSplit:
-        """The rows of train that are as long as those of the reported split, or all where that would leave too few.
-
-        Removing parts costs long inputs most, and from many short rows a model learns to do without for short ones.
-        """
-        chosen = as_long_as(train.lengths, report.lengths, seed)
-        if not _FEWEST_LESSONS <= len(chosen) < len(train):
-            return train
-        progress.message(
-            f"rows of train have {np.median(train.lengths):.0f} tokens: {len(chosen)} of {len(train)} are as long, and "
-            "what has lost parts learns from these"
-        )
-        return train.select(chosen)
 
     def _settle_inputs(self) -> None:
         run = self._context.run

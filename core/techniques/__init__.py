@@ -13,13 +13,18 @@ from typing import Annotated
 from pydantic import Field
 
 from ..problems import problem
+from ..targets import is_in_layer
 from .base import Count, Part, Technique, Widths
+from .bits import FEWEST_BITS, MOST_BITS, QUANTIZE, Bits
 from .removal import PRUNE_HEADS, SHRINK_GROUPS, SKIP_BLOCKS, Remove
 from .sign_matching import SIGN_MATCHING, Selection, SignMatching
 
 __all__ = [
+    "FEWEST_BITS",
+    "MOST_BITS",
     "TECHNIQUES",
     "AnyPart",
+    "Bits",
     "Count",
     "Part",
     "Remove",
@@ -31,9 +36,9 @@ __all__ = [
     "technique_of",
 ]
 
-AnyPart = Annotated[Remove | SignMatching, Field(discriminator="action")]
+AnyPart = Annotated[Remove | SignMatching | Bits, Field(discriminator="action")]
 
-TECHNIQUES: tuple[Technique, ...] = (SKIP_BLOCKS, PRUNE_HEADS, SHRINK_GROUPS, SIGN_MATCHING)
+TECHNIQUES: tuple[Technique, ...] = (SKIP_BLOCKS, PRUNE_HEADS, SHRINK_GROUPS, SIGN_MATCHING, QUANTIZE)
 """In the order in which they are told to the user."""
 
 
@@ -47,7 +52,8 @@ def technique_of(part: Part) -> Technique:
     for technique in candidates:
         if part.target.kind in technique.kinds:
             return technique
-    kinds = ", ".join(f"layer.N.{kind}" for technique in candidates for kind in technique.kinds)
+    known = [kind for technique in candidates for kind in technique.kinds]
+    kinds = ", ".join(f"layer.N.{kind}" if is_in_layer(kind) else kind for kind in known)
     raise problem(f"{part} cannot be done: {part.action} is for {kinds}")
 
 

@@ -50,12 +50,12 @@ class Recipe:
 
 
 RECIPES = {
-    "sst2": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=10, rounds=3, accuracy_rounds=1, batch_size=64),
-    "qnli": Recipe(baseline_epochs=2, final_epochs=1, speed_epochs=5, rounds=2),
-    "mrpc": Recipe(baseline_epochs=4, final_epochs=3, speed_epochs=12, rounds=3),
-    "stsb": Recipe(baseline_epochs=4, final_epochs=3, speed_epochs=8, rounds=2),
-    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=4, rounds=2),
-    "rte": Recipe(baseline_epochs=4, final_epochs=3, speed_epochs=12, rounds=3, learning_rate=5e-5, starts_from="qnli"),
+    "sst2": Recipe(baseline_epochs=2, final_epochs=6, speed_epochs=10, rounds=3, accuracy_rounds=1, batch_size=64),
+    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=6, rounds=2, accuracy_rounds=1),
+    "mrpc": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=24, rounds=3),
+    "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=16, rounds=2),
+    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=8, rounds=2),
+    "rte": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=16, rounds=3, learning_rate=5e-5, starts_from="qnli"),
 }
 """The longest first, which keeps both workers busy to the end, and after another what starts from it."""
 

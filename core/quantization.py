@@ -1,0 +1,88 @@
+"""Weights as codes of a few bits times a scale: which matrices of a layer, what codes, and how they are packed.
+
+Uniform and symmetric (Q8BERT, AxFormer v1): scale = max |W| / (2^(bits - 1) - 1) over the inputs that share it, and
+code = W / scale, rounded half to even. Everything is float32, so torch and numpy come to the same codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .families import Family
+from .plan import LayerPlan, Segment
+
+__all__ = ["Codes", "LayerMatrix", "codes_of", "largest_code", "layer_matrices", "packed"]
+
+
+@dataclass(frozen=True)
+class LayerMatrix:
+    """One projection of a layer, whose weight is (outputs, inputs), and the bits along one of its dimensions."""
+
+    path: str
+    """Of its module, inside the layer."""
+    axis: int
+    """That the segments divide: 0 = outputs, 1 = inputs."""
+    outputs: list[int]
+    """Positions that are left of the model's own matrix; likewise ``inputs``."""
+    inputs: list[int]
+    segments: list[Segment]
+    """In positions of what is left."""
+
+
+def layer_matrices(family: Family, layer: LayerPlan) -> Iterator[LayerMatrix]:
+    """The projections of a layer of which a plan says bits; those of a skipped block are not there."""
+    hidden = [*range(layer.grid.dimension("attn"))]
+    heads, neurons = layer.segments("attn.head"), layer.segments("ffn.group")
+    if heads and not layer.skips("attn"):
+        context, inputs = layer.kept("attn.head"), layer.kept("attn.in.group")
+        for path in (family.query, family.key, family.value):
+            yield LayerMatrix(path, 0, context, inputs, heads)
+        yield LayerMatrix(family.attention_output, 1, hidden, context, heads)
+    if neurons and not layer.skips("ffn"):
+        kept = layer.kept("ffn.group")
+        yield LayerMatrix(family.up, 0, kept, hidden, neurons)
+        yield LayerMatrix(family.down, 1, hidden, kept, neurons)
+
+
+def largest_code(bits: int) -> int:
+    """The codes are those from minus this to this."""
+    return (1 << bits - 1) - 1
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A matrix, (outputs, inputs), as codes and scales."""
+
+    values: np.ndarray
+    """(outputs, inputs) int8."""
+    scales: np.ndarray
+    """(outputs, groups) float32."""
+    bits: int
+    group: int
+    """Inputs that share a scale; the last group may have fewer."""
+
+    def decoded(self) -> np.ndarray:
+        """Codes times scales, (outputs, inputs) float32."""
+        repeated = np.repeat(self.scales, self.group, axis=1)[:, : self.values.shape[1]]
+        return self.values.astype(np.float32) * repeated
+
+
+def codes_of(weights: np.ndarray, bits: int, group: int | None = None) -> Codes:
+    """Codes of a matrix, (outputs, inputs) float32; ``group`` inputs of an output share a scale, None = all of them."""
+    inputs = weights.shape[1]
+    size = min(group or inputs, inputs)
+    starts = np.arange(0, inputs, size)
+    largest = np.maximum.reduceat(np.abs(weights), starts, axis=1)
+    scales = np.where(largest > 0, largest / np.float32(largest_code(bits)), np.float32(1)).astype(np.float32)
+    repeated = np.repeat(scales, size, axis=1)[:, :inputs]
+    limit = largest_code(bits)
+    return Codes(np.clip(np.rint(weights / repeated), -limit, limit).astype(np.int8), scales, bits, size)
+
+
+def packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes in their order as a stream of bits, (bytes,) uint8: two's complement, the lowest bit of a byte first."""
+    ones = np.unpackbits(codes.astype(np.int8).reshape(-1, 1).view(np.uint8), axis=1, bitorder="little")
+    return np.packbits(ones[:, :bits], bitorder="little")
