@@ -26,7 +26,7 @@ def quantize(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -> Rew
     """Store weights in the bits that the plan gives them.
 
     A matrix becomes one piece for each stretch with other bits, and one more where inputs do not divide into whole groups:
-      1. codes of 8 and 4 bits as an INT8 or INT4 initializer, others as a stream of bytes through ``UnpackBits``;
+      1. codes of 8 and 4 bits as an INT8 or INT4 initializer, others as a stream of bits through ``UnpackBits``;
       2. Cast to float and Mul with the scales, then Concat where there are several pieces.
     All of that is constant, and folded. Of an embedding the codes are gathered as INT8 before they are decoded, so that the
     table stays small in memory, too. What is in no part of the plan stays as it is.
@@ -101,7 +101,7 @@ def _quantize_table(graph: ScopedGraph, module: str, node: gs.Node, part: Bits) 
     codes = codes_of(table.values, part.bits, part.group)
     scales = graph.constant(f"{module}.scales", codes.scales)
     stored = _stored(graph, module, codes.values, codes, scales, node)
-    if codes.bits == 4:
+    if isinstance(stored, gs.Constant) and codes.bits == 4:
         stored = graph.insert("Cast", f"{module}.int8", [stored], node, to=_INT8)
     gather = partial(graph.insert, "Gather", like=node, axis=0)
     chosen = gather(f"{module}.chosen", [stored, rows])
@@ -145,9 +145,12 @@ def _decoded(graph: ScopedGraph, module: str, codes: Codes, node: gs.Node, is_tr
 def _stored(
     graph: ScopedGraph, module: str, values: np.ndarray, codes: Codes, scales: gs.Constant, node: gs.Node
 ) -> gs.Tensor:
-    """Codes of any shape as they lie in the file: INT8, INT4, or a stream of bits with what unpacks it to INT8."""
+    """Codes of any shape as they lie in the file: INT8, INT4, or a stream of bits with what unpacks it to INT8.
+
+    INT4 only where every dimension is even: OpenVINO 2026.4 computes something else with weights that have an odd one.
+    """
     name = f"{module}.codes"
-    if codes.bits in (4, 8):
+    if codes.bits == 8 or (codes.bits == 4 and all(size % 2 == 0 for size in values.shape)):
         return graph.codes(name, values, codes.bits, scales, codes.group, values.shape, module)
     stream = graph.codes(name, packed(values, codes.bits), codes.bits, scales, codes.group, values.shape, module)
     graph.add_function(unpack_bits_function())

@@ -1,6 +1,7 @@
-"""The table of tasks in the README, whole: baselines, runs of each focus, bundles, checks and latencies.
+"""The tables of tasks in the README, whole: baselines, runs of each focus, bundles, checks and latencies.
 
     python samples/benchmarks/glue.py --data DATA --out glue
+    python samples/benchmarks/variants.py glue              what int8, layout and bits add
 
 DATA has a folder for each task with the hub's column names; without it the tasks are read from the hub. Two runs at a
 time, each on one thread, for hours; started again, it goes on where it was. Latencies are measured in the end, when
@@ -25,8 +26,8 @@ from axform.outputs import holds_files
 from axform.runtime.bundle import Bundle
 from axform.toolchain.run_folder import RunFolder
 
-FOCUSES = ("accuracy", "speed")
-TEACHERS = 3
+FOCUSES = ("accuracy", "speed", "size")
+"""Each goes on from the run of the one before."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,38 @@ class Recipe:
     speed_epochs: int
     """Of a round of the speed focus, which has more to win back."""
     rounds: int
-    """With the speed focus."""
+    """With the speed focus; the size focus removes nothing more."""
+    size_epochs: int
+    """Of a round that learns to do with fewer bits."""
     accuracy_rounds: int = 2
     """The first of them only learns."""
     learning_rate: float = 1e-4
     batch_size: int = 32
     """Of the accuracy focus and of the fine-tunings before it; the speed focus has the default."""
+    teachers: int = 3
+    """Fine-tunings that teach; one where the mean of three knows no more than the first."""
     starts_from: str | None = None
     """Another task, whose fine-tuned baseline learns this one; None = MiniLM."""
 
 
 RECIPES = {
-    "sst2": Recipe(baseline_epochs=2, final_epochs=6, speed_epochs=10, rounds=3, accuracy_rounds=1, batch_size=64),
-    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=6, rounds=2, accuracy_rounds=1),
-    "mrpc": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=24, rounds=3),
-    "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=16, rounds=2),
-    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=8, rounds=2),
-    "rte": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=16, rounds=3, learning_rate=5e-5, starts_from="qnli"),
+    "sst2": Recipe(
+        baseline_epochs=2, final_epochs=6, speed_epochs=10, rounds=3, size_epochs=4, accuracy_rounds=1, batch_size=64
+    ),
+    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=6, rounds=2, size_epochs=4, accuracy_rounds=1),
+    "mrpc": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=12, rounds=3, size_epochs=8, teachers=1),
+    "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=8, rounds=2, size_epochs=6),
+    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=5, rounds=2, size_epochs=4),
+    "rte": Recipe(
+        baseline_epochs=4,
+        final_epochs=4,
+        speed_epochs=12,
+        rounds=3,
+        size_epochs=8,
+        teachers=1,
+        learning_rate=5e-5,
+        starts_from="qnli",
+    ),
 }
 """The longest first, which keeps both workers busy to the end, and after another what starts from it."""
 
@@ -76,31 +92,36 @@ class Work:
         return self._folder / "bundles" / f"{task}-{focus}"
 
     def optimize(self, task: str, focus: str) -> None:
-        """The first focus of a task trains its baseline and other teachers, which the other takes as they are."""
+        """The first focus of a task trains its baseline and other teachers, which the others take as they are."""
         recipe, run = RECIPES[task], self.run(task, focus)
         if run.is_finished():
             return
         data = [] if self._data is None else ["--data", str(self._data / task)]
-        is_speed = focus == "speed"
+        epochs, rounds = {
+            "accuracy": (recipe.final_epochs, recipe.accuracy_rounds),
+            "speed": (recipe.speed_epochs, recipe.rounds),
+            "size": (recipe.size_epochs, 0),
+        }[focus]
+        is_first = focus == FOCUSES[0]
         numbers = {
-            "--final-epochs": recipe.speed_epochs if is_speed else recipe.final_epochs,
-            "--teachers": TEACHERS,
-            "--rounds": recipe.rounds if is_speed else recipe.accuracy_rounds,
+            "--final-epochs": epochs,
+            "--teachers": recipe.teachers,
+            "--rounds": rounds,
             "--learning-rate": recipe.learning_rate,
-            "--batch-size": Recipe.batch_size if is_speed else recipe.batch_size,
+            "--batch-size": recipe.batch_size if is_first else Recipe.batch_size,
             "--threads": 1,
         }
-        if focus == FOCUSES[0]:
+        if is_first:
             numbers["--baseline-epochs"] = recipe.baseline_epochs
-            model = "minilm" if recipe.starts_from is None else str(self._first(recipe.starts_from).baseline)
+            model = "minilm" if recipe.starts_from is None else str(self._finished(recipe.starts_from, focus).baseline)
         else:
-            model = str(self._first(task).path)
+            model = str(self._finished(task, FOCUSES[FOCUSES.index(focus) - 1]).path)
         options = [word for name, value in numbers.items() for word in (name, str(value))]
         words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]
         self._axform(f"{task}-{focus}", *words, "--out", str(run.path), *(["--resume"] if run.is_started() else []))
 
-    def _first(self, task: str) -> RunFolder:
-        run = self.run(task, FOCUSES[0])
+    def _finished(self, task: str, focus: str) -> RunFolder:
+        run = self.run(task, focus)
         if not run.is_finished():
             raise AxformError(f"{run.path}: is not finished, and another run starts from it; ask for it, too.")
         return run

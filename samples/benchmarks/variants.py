@@ -1,0 +1,231 @@
+"""What layout, int8, structure and bits bring, alone and together: the files of every task in one interleaved run.
+
+    python samples/benchmarks/glue.py --data DATA --out glue
+    python samples/benchmarks/variants.py glue
+
+For each task that glue.py made with the speed and the size focus, on one thread:
+  unoptimized                baseline.onnx
+  int8 alone                 ONNX Runtime's own quantize_dynamic of it
+  layout alone               the baseline as axform exports it
+  int8 and layout            the same with --precision int8
+  speed                      what the speed focus left
+  speed, int8, layout        the same with --precision int8
+  size                       what the size focus made of it
+Each with the metric on the reported split and its paired interval to the unoptimized file, whether `axform check` passes,
+latency ratios, bytes, and the time and memory that a fresh process needs to load and run it once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import geometric_mean, mean
+
+import numpy as np
+import onnx
+from axform.console import note, run_app
+from axform.core.intervals import Change, paired_change
+from axform.errors import AxformError
+from axform.exporters.export import export
+from axform.files import write_json, write_text
+from axform.outputs import holds_files
+from axform.runtime.bundle import Bundle
+from axform.runtime.check_data import CheckData
+from axform.runtime.latency import BENCH_SECONDS, machine_name, random_runner, ratio_interval, time_interleaved
+from axform.runtime.parity import check_bundle, run_split
+from axform.runtime.session import create_session
+
+SHAPES = ((1, 32), (1, 128), (8, 128))
+BATCH = 32
+UNOPTIMIZED, INT8_ALONE = "unoptimized", "int8 alone"
+BUNDLES = {
+    "layout alone": ("speed", 0, "float32"),
+    "int8 and layout": ("speed", 0, "int8"),
+    "speed": ("speed", None, "float32"),
+    "speed, int8, layout": ("speed", None, "int8"),
+    "size": ("size", None, "float32"),
+}
+"""Name of a row -> (focus of the run, round that is exported, precision)."""
+_LOAD = """
+import json, sys, time
+import numpy as np, onnxruntime
+def resident():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    return int(lines["VmRSS"].split()[0]) / 1024
+before, started = resident(), time.perf_counter()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+loaded = time.perf_counter() - started
+session.run(None, {entry.name: np.ones((1, 128), np.int64) for entry in session.get_inputs()})
+print(json.dumps({"seconds": loaded, "megabytes": resident() - before}))
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of one task."""
+
+    task: str
+    variant: str
+    change: Change | None
+    """To the unoptimized file; None for that itself."""
+    metric: float
+    passed: bool | None
+    """Of `axform check`; None for what is no bundle."""
+    ratios: dict[str, tuple[float, float, float]]
+    """Shape -> latency of the unoptimized file over this one's, with its 95 % interval."""
+    bytes: int
+    load_seconds: float
+    load_megabytes: float
+
+
+def bundle_of(folder: Path, task: str, variant: str) -> Bundle:
+    """Exported and checked, unless it is there."""
+    focus, step, precision = BUNDLES[variant]
+    path = folder / "variants" / f"{task}-{variant.replace(', ', '-').replace(' ', '-')}"
+    if not holds_files(path):
+        path.parent.mkdir(exist_ok=True)
+        export(folder / "runs" / f"{task}-{focus}", path, step=step, precision=precision)
+    bundle = Bundle(path)
+    if "check" not in bundle.manifest.results:
+        check_bundle(bundle)
+    return Bundle(path)
+
+
+def int8_alone(baseline: Path, out: Path) -> None:
+    """ONNX Runtime's dynamic quantization, as its documentation calls it, of what it can quantize in this graph."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    proto = onnx.load(baseline)
+    del proto.graph.value_info[:]
+    plain = out.with_suffix(".plain.onnx")
+    onnx.save(proto, plain)
+    quantize_dynamic(plain, out, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
+    plain.unlink()
+
+
+def loading(file: Path) -> dict[str, float]:
+    command = [sys.executable, "-c", _LOAD, str(file)]
+    found = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
+    return {name: float(np.median([one[name] for one in found])) for name in ("seconds", "megabytes")}
+
+
+def rows_of(folder: Path, task: str, seconds: float) -> list[Row]:
+    bundles = {variant: bundle_of(folder, task, variant) for variant in BUNDLES}
+    first = bundles["speed"]
+    data, metric = CheckData.load(first.check_data), first.manifest.metric
+    with tempfile.TemporaryDirectory() as scratch:
+        quantized = Path(scratch) / "int8.onnx"
+        int8_alone(first.baseline, quantized)
+        files = {UNOPTIMIZED: first.baseline, INT8_ALONE: quantized}
+        files |= {variant: bundle.model for variant, bundle in bundles.items()}
+        sessions = {variant: create_session(file, "cpu", 1, spinning=False) for variant, file in files.items()}
+        answers = {
+            variant: run_split(session, data.split, BATCH, lambda rows: None) for variant, session in sessions.items()
+        }
+        times = {shape: timed(list(sessions.values()), shape, data, seconds) for shape in SHAPES}
+        rows = []
+        for number, (variant, file) in enumerate(files.items()):
+            change = paired_change(metric, answers[UNOPTIMIZED], answers[variant], data.split.labels)
+            ratios = {}
+            for (batch, sequence), measured in times.items():
+                before, after = measured[0], measured[number]
+                value = float(np.median(before) / np.median(after))
+                ratios[f"({batch}, {sequence})"] = (value, *ratio_interval(before, after))
+            loaded = loading(file)
+            rows.append(
+                Row(
+                    task,
+                    variant,
+                    None if variant == UNOPTIMIZED else change,
+                    change.after,
+                    bundles[variant].manifest.results["check"]["passed"] if variant in bundles else None,
+                    ratios,
+                    file.stat().st_size,
+                    loaded["seconds"],
+                    loaded["megabytes"],
+                )
+            )
+    return rows
+
+
+def timed(sessions: Sequence[object], shape: tuple[int, int], data: CheckData, seconds: float) -> list[np.ndarray]:
+    tokens = np.concatenate(list(data.split.features["input_ids"]))
+    return time_interleaved([random_runner(session, *shape, tokens) for session in sessions], seconds=seconds)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    shapes = [f"({batch}, {sequence})" for batch, sequence in SHAPES]
+    columns = ("task", "file", "metric, %", "check", *shapes, "MB", "smaller", "loads in", "resident")
+    whole = {row.task: row for row in rows if row.variant == UNOPTIMIZED}
+    lines = []
+    for row in rows:
+        metric = f"{100 * row.metric:.2f}"
+        if row.change is not None:
+            metric += f" ({100 * row.change.low:+.2f} to {100 * row.change.high:+.2f})"
+        lines.append(
+            (
+                row.task,
+                row.variant,
+                metric,
+                "" if row.passed is None else "passes" if row.passed else "fails",
+                *(f"{row.ratios[shape][0]:.2f}x" for shape in shapes),
+                f"{row.bytes / 1e6:.1f}",
+                f"{whole[row.task].bytes / row.bytes:.1f}x",
+                f"{1000 * row.load_seconds:.0f} ms",
+                f"{row.load_megabytes:.0f} MB",
+            )
+        )
+    tasks = len(whole)
+    for variant in dict.fromkeys(row.variant for row in rows):
+        mine = [row for row in rows if row.variant == variant]
+        change = mean(row.metric - whole[row.task].metric for row in mine)
+        lines.append(
+            (
+                f"mean of {tasks}",
+                variant,
+                f"{100 * change:+.2f}",
+                f"{sum(bool(row.passed) for row in mine)} pass" if mine[0].passed is not None else "",
+                *(f"{geometric_mean(row.ratios[shape][0] for row in mine):.2f}x" for shape in shapes),
+                f"{mean(row.bytes for row in mine) / 1e6:.1f}",
+                f"{geometric_mean(whole[row.task].bytes / row.bytes for row in mine):.1f}x",
+                f"{1000 * mean(row.load_seconds for row in mine):.0f} ms",
+                f"{mean(row.load_megabytes for row in mine):.0f} MB",
+            )
+        )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ["---"] * len(columns), *lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the --out folder of glue.py")
+    parser.add_argument("--tasks", help="default: all that have a finished run of the size focus")
+    parser.add_argument("--seconds", type=float, default=4 * BENCH_SECONDS, help="a shape (default: %(default)s)")
+    arguments = parser.parse_args()
+    finished = sorted(path.parent.name for path in (arguments.folder / "runs").glob("*-size/run.json"))
+    tasks = arguments.tasks.split(",") if arguments.tasks else [name.removesuffix("-size") for name in finished]
+    if not tasks:
+        raise AxformError(f"{arguments.folder}: no finished run of the size focus; glue.py --focus size makes them.")
+    rows: list[Row] = []
+    for task in tasks:
+        note(f"{task}: exporting, checking and timing")
+        rows += rows_of(arguments.folder, task, arguments.seconds)
+        write_json(arguments.folder / "variants.json", [vars(row) | {"change": _plain(row.change)} for row in rows])
+    text = f"{machine_name()}, one thread\n\n{markdown(rows)}"
+    write_text(arguments.folder / "variants.md", text)
+    print(text, end="")
+
+
+def _plain(change: Change | None) -> dict[str, float] | None:
+    return None if change is None else {"before": change.before, "low": change.low, "high": change.high}
+
+
+if __name__ == "__main__":
+    run_app(main)
