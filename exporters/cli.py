@@ -141,6 +141,9 @@ def show_export(bundle: Bundle, reports: list[RewriteReport]) -> None:
         console.print(table("Rewrites", ("rewrite", "what", "nodes removed", "parameters removed"), rows))
     else:
         console.print("The plan removes nothing; model.onnx is the unpruned graph with the final weights.")
+    for report in reports:
+        for change in report.refused:
+            console.print(f"{report.rewrite}, {change.place}: left as it is, {change.refused}")
     if bundle.manifest.stays_float:
         console.print(f"Float as before, since int8 would cost too much: {', '.join(bundle.manifest.stays_float)}")
     baseline, model = bundle.manifest.baseline_size, bundle.manifest.model_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +37,8 @@ from .annotations import stored_codes
 from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
-from .int8 import to_int8
 from .int8_choice import metric_of, stays_float
+from .passes import LAYOUT, Subject, run_passes
 from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
 from .source import Source
@@ -117,10 +118,12 @@ def export_source(
         progress.stage("exporting the approximated model")
         unpruned = baseline if source.student is source.baseline else export_baseline(source.student)
         graph, reports = rewritten(unpruned, source.plan, source.student.family, heads)
+        subject = Subject(source.plan, source.student.family)
+        reports += run_passes(graph, LAYOUT, subject)
         keep_float: list[str] = []
         if precision == "int8":
             keep_float = _stays_float(graph, baseline, source, progress)
-            reports.append(to_int8(graph, keep_float))
+            reports += run_passes(graph, ["int8"], replace(subject, keep_float=tuple(keep_float)))
         progress.stage("recording PyTorch's outputs for the parity check")
         data = _check_data(source)
         progress.stage("writing the bundle")

@@ -13,7 +13,7 @@ from ..core.batches import EncodedSplit
 from ..core.metrics import Metric, compute_metric
 from ..runtime.parity import run_split
 from ..runtime.session import create_session
-from .int8 import int8_places, to_int8
+from .passes.int8 import int8_places, to_int8
 from .scoped_graph import ScopedGraph
 
 __all__ = ["metric_of", "stays_float"]

@@ -14,10 +14,10 @@ import torch
 from axform import cli
 from axform.core.batches import EncodedSplit
 from axform.exporters import cli as export_cli
-from axform.exporters import int8
 from axform.exporters.export import export
-from axform.exporters.int8 import int8_places, to_int8
 from axform.exporters.int8_choice import metric_of, stays_float
+from axform.exporters.passes import int8
+from axform.exporters.passes.int8 import int8_places, to_int8
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.runtime.bundle import Bundle
 from axform.seals import seal

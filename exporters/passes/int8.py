@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .rewrites.report import Recorder, RewriteReport
-from .scoped_graph import ScopedGraph
+from ..rewrites.report import Recorder, RewriteReport
+from ..scoped_graph import ScopedGraph
 
 __all__ = ["int8_places", "to_int8"]
 
