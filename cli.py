@@ -138,7 +138,8 @@ def bench(
 ) -> None:
     """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval.
 
-    With two .onnx files, of any making, the first is the baseline: axform bench a.onnx b.onnx
+    Where the model has another precision or layout, the baseline is timed in the same, too: what is left then is what
+    the plan gains by itself. With two .onnx files, of any making, the first is the baseline: axform bench a.onnx b.onnx
     """
     from .runtime.bundle import Bundle
     from .runtime.latency import bench_bundle, bench_files
@@ -148,8 +149,18 @@ def bench(
         _check_writable(json_file, "--json")
     if other is None and bundle.is_file():
         raise AxformError(f"{bundle}: one file has nothing to be compared with; name a second one, or a bundle folder.")
-    time_both = partial(bench_bundle, Bundle(bundle)) if other is None else partial(bench_files, bundle, other)
-    with showing_progress() as progress:
+
+    def same_form(opened: Bundle) -> Path | None:
+        from .exporters.same_form import baseline_in_same_form
+
+        return baseline_in_same_form(opened, Path(folder) / "baseline.onnx")
+
+    time_both = (
+        partial(bench_bundle, Bundle(bundle), same_form=same_form)
+        if other is None
+        else partial(bench_files, bundle, other)
+    )
+    with showing_progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.stage("timing")
         report = time_both(batches, sequences, provider=provider, threads=threads, runs=runs, on_run=progress.step)
     for table in bench_tables(report, None if other is None else (bundle, other)):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .exporters.pareto import State
     from .runtime.bundle import Report
     from .runtime.gate import GatedShape, GateReport
-    from .runtime.latency import LatencyReport, ShapeLatency
+    from .runtime.latency import LatencyReport
     from .runtime.parity import NumericParity, ParityReport
     from .toolchain.run_folder import RunRecord
 
@@ -184,7 +184,7 @@ def bench_tables(report: LatencyReport, files: tuple[Path, Path] | None = None) 
                 f"{timing.median:.2f}",
                 f"{timing.p10:.2f} / {timing.p90:.2f} / {timing.p99:.2f}",
                 f"{shape.ratio:.2f}x",
-                _interval(shape),
+                _interval(shape.ratio_low, shape.ratio_high),
                 str(shape.runs),
             )
         )
@@ -196,13 +196,28 @@ def bench_tables(report: LatencyReport, files: tuple[Path, Path] | None = None) 
         f"interleaved runs, medians{_unless_recorded(report)}"
     )
     result.caption_justify = "left"
-    return [result]
+    return [result, *_plan_tables(report)]
 
 
-def _interval(shape: ShapeLatency) -> str:
-    if shape.ratio_low is None:
-        return "too few runs"
-    return f"{shape.ratio_low:.2f} - {shape.ratio_high:.2f}"
+def _plan_tables(report: LatencyReport) -> list[Table]:
+    """What the plan gains by itself, where the baseline was timed in the model's form."""
+    rows = [
+        (
+            f"{shape.batch} x {shape.sequence}",
+            f"{shape.same_form.median:.2f}",
+            f"{shape.model.median:.2f}",
+            f"{shape.plan_ratio:.2f}x",
+            _interval(shape.plan_low, shape.plan_high),
+        )
+        for shape in report.shapes
+        if shape.same_form is not None
+    ]
+    columns = ("batch x seq", "baseline in the model's precision and layout, ms", "model ms", "ratio", "95 % interval")
+    return [table("What the plan gains by itself", columns, rows)] if rows else []
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "too few runs" if low is None or high is None else f"{low:.2f} - {high:.2f}"
 
 
 def gate_tables(report: GateReport) -> list[Table]:

@@ -68,6 +68,12 @@ class ShapeLatency(Measured):
     ratio_low: float | None
     ratio_high: float | None
     """95 % bootstrap interval; None of fewer than 6 runs, which give none."""
+    same_form: Timing | None = None
+    """The baseline in the model's precision and layout; None where it was not timed."""
+    plan_ratio: float | None = None
+    """Median of that over median of the model: what the plan gains by itself."""
+    plan_low: float | None = None
+    plan_high: float | None = None
 
 
 class LatencyReport(Report):
@@ -86,11 +92,13 @@ def bench_bundle(
     threads: int | None = None,
     runs: int | None = None,
     seconds: float = BENCH_SECONDS,
+    same_form: Callable[[Bundle], Path | None] = lambda bundle: None,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> LatencyReport:
     """Time both models of a bundle on random tokens of its task, for every batch with every sequence length.
 
     Args:
+        same_form: makes a file of the baseline in the precision and layout of the model, to be timed beside them.
         threads: threads inside one operator; None = all cores this process may use.
         runs: runs of each model and shape; None = as many as fit into ``seconds``, at least 20.
         on_run: called with (shapes done, shapes in all, what runs now).
@@ -105,7 +113,8 @@ def bench_bundle(
         positive("runs", runs)
     threads = usable_cores() if threads is None else threads
     tokens = np.concatenate(list(CheckData.load(bundle.check_data).split.features["input_ids"]))
-    sessions = [create_session(path, provider, threads, spinning=False) for path in (bundle.baseline, bundle.model)]
+    files = [bundle.baseline, bundle.model, same_form(bundle)]
+    sessions = [create_session(path, provider, threads, spinning=False) for path in files if path is not None]
     report = _timed(sessions, shapes, tokens, threads, runs, seconds, on_run)
     report.not_recorded = bundle.save_result("bench", report.model_dump())
     return report
@@ -158,27 +167,30 @@ def _timed(
     seconds: float,
     on_run: Callable[[int, int, str], None] | None,
 ) -> LatencyReport:
-    """Both sessions on random ``tokens`` of every shape."""
+    """The baseline, the model, and the baseline in the model's form if there is a third, on random ``tokens``."""
     results = []
     for number, (batch, sequence) in enumerate(shapes):
         if on_run is not None:
             on_run(number, len(shapes), f"batch {batch}, sequence {sequence}")
-        baseline, model = time_interleaved(
+        baseline, model, *others = time_interleaved(
             [random_runner(session, batch, sequence, tokens) for session in sessions], runs=runs, seconds=seconds
         )
-        low, high = ratio_interval(baseline, model) if len(model) >= _RUNS_FOR_AN_INTERVAL else (None, None)
-        results.append(
-            ShapeLatency(
-                batch=batch,
-                sequence=sequence,
-                runs=len(model),
-                baseline=Timing.of(baseline),
-                model=Timing.of(model),
-                ratio=float(np.median(baseline) / np.median(model)),
-                ratio_low=low,
-                ratio_high=high,
-            )
+        low, high = _interval(baseline, model)
+        shape = ShapeLatency(
+            batch=batch,
+            sequence=sequence,
+            runs=len(model),
+            baseline=Timing.of(baseline),
+            model=Timing.of(model),
+            ratio=float(np.median(baseline) / np.median(model)),
+            ratio_low=low,
+            ratio_high=high,
         )
+        for other in others:
+            shape.same_form = Timing.of(other)
+            shape.plan_ratio = float(np.median(other) / np.median(model))
+            shape.plan_low, shape.plan_high = _interval(other, model)
+        results.append(shape)
     return LatencyReport(
         shapes=results,
         provider=provider_of(sessions[1]),
@@ -190,6 +202,10 @@ def _timed(
             "numpy": np.__version__,
         },
     )
+
+
+def _interval(baseline: np.ndarray, model: np.ndarray) -> tuple[float | None, float | None]:
+    return ratio_interval(baseline, model) if len(model) >= _RUNS_FOR_AN_INTERVAL else (None, None)
 
 
 def all_shapes(batches: Sequence[int], sequences: Sequence[int]) -> list[tuple[int, int]]:

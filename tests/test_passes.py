@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,14 +13,19 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 import torch
+from axform import cli
 from axform.core.families import FAMILIES as KNOWN
 from axform.exporters.export import rewrite, rewritten
 from axform.exporters.passes import LAYOUT, PASSES, Subject, attention_3d, first_token, key_mask, passes_of, run_passes
+from axform.exporters.same_form import baseline_in_same_form
 from axform.exporters.scoped_graph import ScopedGraph
+from axform.runtime.bundle import Bundle
+from axform.runtime.session import create_session
 from axform.toolchain.apply import apply_plan
+from bundles import with_its_checksums
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import FAMILIES, plan_of, random_batch, random_plan
+from support import FAMILIES, plan_of, random_batch, random_plan, run_command
 
 
 def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -173,3 +180,34 @@ def test_a_graph_without_the_key_mask_keeps_its_own(exported):
     other = replace(KNOWN["bert"], attention_mask="visible")
     assert "no input visible" in str(key_mask(graph, plan, other).refused[0].refused)
     assert loaded.family.attention_mask == "attention_mask"
+
+
+def test_bench_times_the_baseline_in_the_models_form(finished, tmp_path, capsys, monkeypatch):
+    folder = Path(shutil.copytree(finished[1], tmp_path / "bundle"))
+    seen = []
+    monkeypatch.setattr("axform.runtime.latency.create_session", watched(create_session, seen))
+    code, captured = run_command(capsys, "bench", folder, "--batch", 1, "--seq", 8, "--runs", 6, app=cli)
+    assert code == 0 and "What the plan gains by itself" in captured.out
+    baseline, model, same = seen
+    batch = {entry.name: np.ones((2, 8), np.int64) for entry in baseline.get_inputs()}
+    np.testing.assert_allclose(same.run(None, batch)[0], baseline.run(None, batch)[0], atol=1e-5, rtol=0)
+    assert not np.allclose(model.run(None, batch)[0], baseline.run(None, batch)[0], atol=1e-3)
+    (shape,) = Bundle(folder).manifest.results["bench"]["shapes"]
+    assert shape["plan_low"] <= shape["plan_ratio"] <= shape["plan_high"]
+    assert shape["plan_ratio"] == shape["same_form"]["median"] / shape["model"]["median"]
+
+
+def test_a_bundle_without_passes_has_no_other_form(finished, tmp_path):
+    folder = Path(shutil.copytree(finished[1], tmp_path / "bundle"))
+    manifest = Bundle(folder).manifest
+    plain = with_its_checksums(folder, rewrites=[entry for entry in manifest.rewrites if entry.rewrite not in PASSES])
+    assert baseline_in_same_form(plain, tmp_path / "baseline.onnx") is None
+    assert not (tmp_path / "baseline.onnx").exists()
+
+
+def watched(make, seen):
+    def call(*arguments, **options):
+        seen.append(make(*arguments, **options))
+        return seen[-1]
+
+    return call

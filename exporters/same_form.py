@@ -1,0 +1,34 @@
+"""The unpruned baseline in the precision and layout of a bundle's model, so that the plan's own gain can be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from ..core.families import FAMILIES
+from ..runtime.bundle import Bundle
+from .passes import LAYOUT, Subject, run_passes
+from .scoped_graph import ScopedGraph
+
+__all__ = ["baseline_in_same_form"]
+
+
+def baseline_in_same_form(bundle: Bundle, path: Path) -> Path | None:
+    """Let baseline.onnx go through the passes that model.onnx went through, and write it to ``path``.
+
+    Returns:
+        ``path``, or None where model.onnx is as the plan's rewrites left it.
+    """
+    manifest = bundle.manifest
+    names = LAYOUT if any(rewrite.rewrite in LAYOUT for rewrite in manifest.rewrites) else ()
+    if manifest.precision != "float32":
+        names = (*names, manifest.precision)
+    if not names:
+        return None
+    graph = ScopedGraph(onnx.load(str(bundle.baseline)))
+    whole = manifest.plan.model_copy(update={"parts": ()})
+    run_passes(graph, names, Subject(whole, FAMILIES[whole.model.family], tuple(manifest.stays_float)))
+    proto = graph.to_proto()
+    onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1 << 20)
+    return path
