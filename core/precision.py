@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["DEFAULT_PRECISION", "TOLERANCES", "Precision", "Tolerance"]
 
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "fp16", "bf16", "int8"]
 DEFAULT_PRECISION: Precision = "float32"
 
 
@@ -22,5 +22,7 @@ class Tolerance:
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "float32": Tolerance(absolute=1e-4),  # rounding over tens of layers, with a margin
+    "fp16": Tolerance(absolute=1e-3, relative=0.1),  # 11 bits: a hundredth of a deviation over tens of layers
+    "bf16": Tolerance(absolute=1e-2, relative=0.5),  # 8 bits, an eighth of that
     "int8": Tolerance(relative=0.5),  # a graph that computes something else is off by more than one
 }

@@ -44,8 +44,9 @@ def export_command(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="float32, or int8: products of 8-bit integers and word embeddings in 8 bits, a quarter of the file. "
-            "Nothing is calibrated; layers that would cost the task too much on the rows that judged trials stay float."
+            help="float32; int8: products of 8-bit integers and word embeddings in 8 bits, a quarter of the file. "
+            "Nothing is calibrated; layers that would cost the task too much on the rows that judged trials stay float. "
+            "fp16 and bf16: half of the file, for CUDA."
         ),
     ] = DEFAULT_PRECISION,
     step: Annotated[

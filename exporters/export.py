@@ -38,7 +38,7 @@ from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
 from .int8_choice import metric_of, stays_float
-from .passes import LAYOUT, Subject, run_passes
+from .passes import LAYOUT, Subject, precision_passes, run_passes
 from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
 from .source import Source
@@ -64,7 +64,8 @@ def export(
 
     Args:
         heads: how pruned heads are removed; both give the same numbers, ``fold`` is smaller and faster.
-        precision: of model.onnx. What int8 would cost too much on the rows that judged trials stays float.
+        precision: of model.onnx. What int8 would cost too much on the rows that judged trials stays float; fp16 and bf16
+            are for CUDA.
         step: the round to export; None = the one that counts.
         external_data_above: bytes of weights from which on they are stored beside the ONNX file.
 
@@ -123,7 +124,8 @@ def export_source(
         keep_float: list[str] = []
         if precision == "int8":
             keep_float = _stays_float(graph, baseline, source, progress)
-            reports += run_passes(graph, ["int8"], replace(subject, keep_float=tuple(keep_float)))
+        numbers = run_passes(graph, precision_passes(precision), replace(subject, keep_float=tuple(keep_float)))
+        reports += refused_none(numbers, f"the graph does not allow --precision {precision}")
         progress.stage("recording PyTorch's outputs for the parity check")
         data = _check_data(source)
         progress.stage("writing the bundle")
@@ -178,11 +180,20 @@ def rewrite(
     """
     rewrites = REWRITES | {"prune_heads": partial(prune_heads, mode=heads)}
     reports = [run(graph, plan, family) for run in rewrites.values()]
+    return refused_none(reports, "the graph does not allow what the plan asks for")
+
+
+def refused_none(reports: list[RewriteReport], message: str) -> list[RewriteReport]:
+    """The reports, if all was done that was asked for.
+
+    Raises:
+        AxformError: with ``message`` and all refusals.
+    """
     refusals = [
         f"{r.rewrite}, {change.place} ({change.what}): {change.refused}" for r in reports for change in r.refused
     ]
     if refusals:
-        raise AxformError("the graph does not allow what the plan asks for:\n  " + "\n  ".join(refusals))
+        raise AxformError(f"{message}:\n  " + "\n  ".join(refusals))
     return reports
 
 

@@ -8,7 +8,7 @@ import onnx
 
 from ..core.families import FAMILIES
 from ..runtime.bundle import Bundle
-from .passes import LAYOUT, Subject, run_passes
+from .passes import LAYOUT, Subject, precision_passes, run_passes
 from .scoped_graph import ScopedGraph
 
 __all__ = ["baseline_in_same_form"]
@@ -22,8 +22,7 @@ def baseline_in_same_form(bundle: Bundle, path: Path) -> Path | None:
     """
     manifest = bundle.manifest
     names = LAYOUT if any(rewrite.rewrite in LAYOUT for rewrite in manifest.rewrites) else ()
-    if manifest.precision != "float32":
-        names = (*names, manifest.precision)
+    names = (*names, *precision_passes(manifest.precision))
     if not names:
         return None
     graph = ScopedGraph(onnx.load(str(bundle.baseline)))

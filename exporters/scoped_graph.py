@@ -23,6 +23,10 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata key under which torch.onnx.export keeps the path of modules, outermost first, and the node's own name."""
 
 
+_FLOATS = "fV"
+"""Kinds of numpy's types that are: its own, and those that it knows from elsewhere, such as bfloat16."""
+
+
 class RewriteRefused(Exception):
     """The graph does not look as the rewrite needs it; the text says what was found where."""
 
@@ -179,7 +183,7 @@ class ScopedGraph:
         return sum(one.values for one in said) + sum(
             tensor.values.size
             for name, tensor in self._constants().items()
-            if name not in codes | scales and (tensor.values.dtype.kind == "f" or tensor.values.dtype == np.int8)
+            if name not in codes | scales and (tensor.values.dtype.kind in _FLOATS or tensor.values.dtype == np.int8)
         )
 
     def _constants(self) -> dict[str, gs.Constant]:

@@ -134,6 +134,11 @@ def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> 
         return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         remedy = f"; {_CUDA_REMEDY}" if providers[0] == _CUDA else ""
+        if "NOT_IMPLEMENTED" in str(error):
+            remedy = (
+                f"; {providers[0]} has no kernel for this operator in the precision of the file: run it with --provider cuda "
+                "where there is a GPU, or export it again with --precision float32 or int8"
+            )
         raise AxformError(f"{model}: onnxruntime cannot load it ({_first_line(error)}){remedy}.") from error
 
 

@@ -16,7 +16,16 @@ import torch
 from axform import cli
 from axform.core.families import FAMILIES as KNOWN
 from axform.exporters.export import rewrite, rewritten
-from axform.exporters.passes import LAYOUT, PASSES, Subject, attention_3d, first_token, key_mask, passes_of, run_passes
+from axform.exporters.passes import (
+    LAYOUT,
+    PASSES,
+    Subject,
+    attention_3d,
+    first_token,
+    key_mask,
+    precision_passes,
+    run_passes,
+)
 from axform.exporters.same_form import baseline_in_same_form
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.runtime.bundle import Bundle
@@ -172,7 +181,7 @@ def test_passes_run_in_the_order_that_they_need(exported):
         with pytest.raises(ValueError, match="pass first_token requires"):
             run_passes(graph, names, Subject(plan, loaded.family))
     held: set[str] = {"float32 products"}
-    for name in passes_of("int8"):
+    for name in (*LAYOUT, *precision_passes("int8")):
         assert PASSES[name].requires <= held
         held = (held | PASSES[name].ensures) - PASSES[name].ends
 

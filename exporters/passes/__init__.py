@@ -12,6 +12,7 @@ from ..rewrites.report import RewriteReport
 from ..scoped_graph import ScopedGraph
 from .attention_3d import attention_3d
 from .first_token import first_token
+from .half import to_half
 from .int8 import int8_places, to_int8
 from .key_mask import key_mask
 
@@ -24,8 +25,9 @@ __all__ = [
     "first_token",
     "int8_places",
     "key_mask",
-    "passes_of",
+    "precision_passes",
     "run_passes",
+    "to_half",
     "to_int8",
 ]
 
@@ -64,6 +66,8 @@ PASSES: dict[str, Pass] = {
     "int8": Pass(
         lambda graph, of: to_int8(graph, of.keep_float), requires=frozenset({_FLOAT}), ends=frozenset({_FLOAT})
     ),
+    "fp16": Pass(lambda graph, of: to_half(graph, "fp16"), requires=frozenset({_FLOAT}), ends=frozenset({_FLOAT})),
+    "bf16": Pass(lambda graph, of: to_half(graph, "bf16"), requires=frozenset({_FLOAT}), ends=frozenset({_FLOAT})),
 }
 """Each by its name, in the order in which they run."""
 
@@ -71,9 +75,9 @@ LAYOUT = ("key_mask", "attention_3d", "first_token")
 """Those that change how the graph is laid out and none of its numbers but by the order of sums."""
 
 
-def passes_of(precision: Precision) -> tuple[str, ...]:
-    """The passes that make a model of this precision, in order."""
-    return LAYOUT if precision == "float32" else (*LAYOUT, precision)
+def precision_passes(precision: Precision) -> tuple[str, ...]:
+    """The passes that make a model of this precision, after those of the layout."""
+    return () if precision == "float32" else (precision,)
 
 
 def run_passes(graph: ScopedGraph, names: Iterable[str], subject: Subject) -> list[RewriteReport]:
