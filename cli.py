@@ -59,7 +59,7 @@ def pareto(
     batch: Annotated[int, typer.Option(help="Batch size to time.")] = 1,
     seq: Annotated[int, typer.Option(help="Sequence length to time, in tokens.")] = BENCH_SEQUENCES[-1],
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
-    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
+    provider: Annotated[Provider, typer.Option(help="auto, cpu, cuda or openvino.")] = DEFAULT_PROVIDER,
     plot: Annotated[
         Path | None, typer.Option(help="Draw metric against latency and against bytes to this file (.svg, .png, .pdf).")
     ] = None,
@@ -93,7 +93,7 @@ def pareto(
 @app.command()
 def check(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
-    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
+    provider: Annotated[Provider, typer.Option(help="auto, cpu, cuda or openvino.")] = DEFAULT_PROVIDER,
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator.")] = None,
 ) -> None:
     """Prove a bundle: model.onnx against PyTorch, number by number, and its task metric against baseline.onnx.
@@ -129,7 +129,7 @@ def bench(
         BENCH_SEQUENCES
     ),
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
-    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
+    provider: Annotated[Provider, typer.Option(help="auto, cpu, cuda or openvino.")] = DEFAULT_PROVIDER,
     runs: Annotated[
         int | None,
         typer.Option(help=f"Runs per model and shape; default as many as fit into {BENCH_SECONDS:g} s."),
@@ -189,7 +189,7 @@ def gate(
         float, typer.Option(help="Time of one look at one shape; there are two at most.")
     ] = LOOK_SECONDS,
     threads: Annotated[int | None, typer.Option(help="Threads inside one operator; default all cores.")] = None,
-    provider: Annotated[Provider, typer.Option(help="auto, cpu or cuda.")] = DEFAULT_PROVIDER,
+    provider: Annotated[Provider, typer.Option(help="auto, cpu, cuda or openvino.")] = DEFAULT_PROVIDER,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     history: Annotated[Path | None, typer.Option(help="Add the verdict to this file, a line of JSON each.")] = None,
     plot: Annotated[

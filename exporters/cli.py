@@ -9,6 +9,7 @@ import typer
 
 from ..console import out as console
 from ..console import run_app, showing_progress, table
+from ..core.opset import OLDEST_OPSET, OPSET
 from ..core.precision import DEFAULT_PRECISION, Precision
 from ..errors import AxformError
 from ..toolchain.options import DEFAULTS
@@ -49,6 +50,12 @@ def export_command(
             "fp16 and bf16: half of the file, for CUDA."
         ),
     ] = DEFAULT_PRECISION,
+    opset: Annotated[
+        int,
+        typer.Option(
+            help=f"Of ONNX's operators, {OLDEST_OPSET} to {OPSET}: an older one for runtimes that know no newer."
+        ),
+    ] = OPSET,
     step: Annotated[
         int | None,
         typer.Option(help="Round to export, as `axform pareto` numbers them; default the last that kept the bound."),
@@ -114,6 +121,7 @@ def export_command(
                 out,
                 heads=heads,
                 precision=precision,
+                opset=opset,
                 step=step,
                 overwrite=overwrite,
                 progress=progress,
@@ -122,7 +130,15 @@ def export_command(
             from .given_plan import export_plan
 
             made = export_plan(
-                source, plan, out, heads=heads, precision=precision, overwrite=overwrite, progress=progress, **given
+                source,
+                plan,
+                out,
+                heads=heads,
+                precision=precision,
+                opset=opset,
+                overwrite=overwrite,
+                progress=progress,
+                **given,
             )
     show_export(*made)
 

@@ -13,7 +13,7 @@ import torch
 from .. import __version__
 from ..core.bounds import smallest_accepted
 from ..core.families import Family
-from ..core.opset import DOMAIN
+from ..core.opset import DOMAIN, OLDEST_OPSET, OPSET
 from ..core.plan import ApproximationPlan, Bits
 from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
@@ -38,7 +38,7 @@ from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
 from .int8_choice import metric_of, stays_float
-from .passes import LAYOUT, Subject, precision_passes, run_passes
+from .passes import LAYOUT, Subject, asked_passes, lower_opset, run_passes
 from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
 from .source import Source
@@ -55,6 +55,7 @@ def export(
     *,
     heads: HeadMode = DEFAULT_HEADS,
     precision: Precision = DEFAULT_PRECISION,
+    opset: int = OPSET,
     step: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -66,6 +67,7 @@ def export(
         heads: how pruned heads are removed; both give the same numbers, ``fold`` is smaller and faster.
         precision: of model.onnx. What int8 would cost too much on the rows that judged trials stays float; fp16 and bf16
             are for CUDA.
+        opset: of ONNX's operators, for runtimes that know no newer one; both files are written in it.
         step: the round to export; None = the one that counts.
         external_data_above: bytes of weights from which on they are stored beside the ONNX file.
 
@@ -86,6 +88,7 @@ def export(
         keep={"the run": run_path, **folders},
         heads=heads,
         precision=precision,
+        opset=opset,
         overwrite=overwrite,
         progress=progress,
         external_data_above=external_data_above,
@@ -99,6 +102,7 @@ def export_source(
     keep: Mapping[str, Path],
     heads: HeadMode,
     precision: Precision,
+    opset: int,
     overwrite: bool,
     progress: Progress,
     external_data_above: int,
@@ -110,6 +114,8 @@ def export_source(
 
     Other arguments, and errors, are those of `export`.
     """
+    if not OLDEST_OPSET <= opset <= OPSET:
+        raise AxformError(f"--opset {opset}: files are written in the opsets {OLDEST_OPSET} to {OPSET}.")
     check_output_folder(out, "bundle", overwrite, keep)
     with locked(out):
         source = read()
@@ -124,8 +130,11 @@ def export_source(
         keep_float: list[str] = []
         if precision == "int8":
             keep_float = _stays_float(graph, baseline, source, progress)
-        numbers = run_passes(graph, precision_passes(precision), replace(subject, keep_float=tuple(keep_float)))
-        reports += refused_none(numbers, f"the graph does not allow --precision {precision}")
+        subject = replace(subject, keep_float=tuple(keep_float), opset=opset)
+        asked = run_passes(graph, asked_passes(precision, opset), subject)
+        reports += refused_none(asked, f"the graph does not allow --precision {precision} in opset {opset}")
+        if opset != OPSET:
+            baseline = _in_opset(baseline, opset)
         progress.stage("recording PyTorch's outputs for the parity check")
         data = _check_data(source)
         progress.stage("writing the bundle")
@@ -146,6 +155,7 @@ def export_source(
                 max_drop=source.max_drop,
                 max_length=source.student.max_length(None),
                 precision=precision,
+                opset=opset,
                 stays_float=keep_float,
                 baseline_size=_size(baseline, ScopedGraph(baseline), files, "baseline.onnx"),
                 model_size=_size(optimized, graph, files, "model.onnx"),
@@ -181,6 +191,12 @@ def rewrite(
     rewrites = REWRITES | {"prune_heads": partial(prune_heads, mode=heads)}
     reports = [run(graph, plan, family) for run in rewrites.values()]
     return refused_none(reports, "the graph does not allow what the plan asks for")
+
+
+def _in_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    graph = ScopedGraph(proto)
+    refused_none([lower_opset(graph, opset)], f"the unpruned graph does not allow --opset {opset}")
+    return graph.to_proto()
 
 
 def refused_none(reports: list[RewriteReport], message: str) -> list[RewriteReport]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from ..core.opset import OPSET
 from ..core.plan import ApproximationPlan, ModelIdentity
 from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
@@ -35,6 +36,7 @@ def export_plan(
     max_drop: float = DEFAULTS["max_drop"],
     heads: HeadMode = DEFAULT_HEADS,
     precision: Precision = DEFAULT_PRECISION,
+    opset: int = OPSET,
     overwrite: bool = False,
     progress: Progress | None = None,
     external_data_above: int = EXTERNAL_DATA_ABOVE,
@@ -73,6 +75,7 @@ def export_plan(
         keep={"the plan": plan_path, **options.folders},
         heads=heads,
         precision=precision,
+        opset=opset,
         overwrite=overwrite,
         progress=progress,
         external_data_above=external_data_above,

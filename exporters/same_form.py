@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx
 
 from ..core.families import FAMILIES
+from ..core.opset import OPSET
 from ..runtime.bundle import Bundle
-from .passes import LAYOUT, Subject, precision_passes, run_passes
+from .passes import LAYOUT, Subject, asked_passes, run_passes
 from .scoped_graph import ScopedGraph
 
 __all__ = ["baseline_in_same_form"]
@@ -18,12 +19,13 @@ def baseline_in_same_form(bundle: Bundle, path: Path) -> Path | None:
     """Let baseline.onnx go through the passes that model.onnx went through, and write it to ``path``.
 
     Returns:
-        ``path``, or None where model.onnx is as the plan's rewrites left it.
+        ``path``, or None where model.onnx is as the plan's rewrites left it, or where the files are of an older opset, in
+        which passes no longer find what they look for.
     """
     manifest = bundle.manifest
     names = LAYOUT if any(rewrite.rewrite in LAYOUT for rewrite in manifest.rewrites) else ()
-    names = (*names, *precision_passes(manifest.precision))
-    if not names:
+    names = (*names, *asked_passes(manifest.precision))
+    if not names or manifest.opset != OPSET:
         return None
     graph = ScopedGraph(onnx.load(str(bundle.baseline)))
     whole = manifest.plan.model_copy(update={"parts": ()})

@@ -71,6 +71,20 @@ class ScopedGraph:
         """Add a model-local function once."""
         self._functions[f"{function.domain}::{function.name}"] = function
 
+    def set_opset(self, version: int) -> None:
+        """Say which version of ONNX's own operators the nodes, and those of functions, are of."""
+        self.graph.opset = version
+        self.graph.import_domains = [
+            onnx.helper.make_opsetid(entry.domain, version if entry.domain in ("", "ai.onnx") else entry.version)
+            for entry in self.graph.import_domains or [onnx.helper.make_opsetid("", version)]
+        ]
+        for function in self._functions.values():
+            for entry in function.opset_import:
+                if entry.domain in ("", "ai.onnx"):
+                    entry.version = version
+        oldest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
+        self._ir_version = min(self._ir_version, oldest)
+
     def tidy(self) -> None:
         """Remove dead nodes and restore the topological order; the graph's inputs stay."""
         self.graph.cleanup(remove_unused_graph_inputs=False).toposort()

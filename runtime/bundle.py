@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.metrics import Metric
-from ..core.opset import DOMAIN
+from ..core.opset import DOMAIN, OPSET
 from ..core.plan import ApproximationPlan
 from ..core.precision import DEFAULT_PRECISION, Precision
 from ..errors import AxformError
@@ -123,6 +123,8 @@ class Manifest(Measured):
     max_length: int
     precision: Precision = DEFAULT_PRECISION
     """Of model.onnx; baseline.onnx is always float32."""
+    opset: int = OPSET
+    """Of both files."""
     stays_float: list[str] = []
     """Linears and embeddings, by their torch module, that a lower precision would cost too much."""
     baseline_size: GraphSize

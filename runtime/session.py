@@ -22,10 +22,10 @@ __all__ = [
     "run_session",
 ]
 
-Provider = Literal["auto", "cpu", "cuda"]
+Provider = Literal["auto", "cpu", "cuda", "openvino"]
 DEFAULT_PROVIDER: Provider = "auto"
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CPU, _CUDA, _OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
 _CUDA_REMEDY = (
     "see that nvidia-smi finds the GPU and that this onnxruntime's CUDA and cuDNN are installed, or take provider cpu"
 )
@@ -51,7 +51,8 @@ def load_session(bundle: str | Path, provider: Provider = DEFAULT_PROVIDER, thre
 
     Args:
         bundle: the folder made by axform-export.
-        provider: ``auto`` takes CUDA where the installed onnxruntime offers it and it starts, else the CPU.
+        provider: ``auto`` takes CUDA where the installed onnxruntime offers it and it starts, else the CPU; ``openvino``
+            is OpenVINO inside ONNX Runtime, on the CPU.
         threads: threads inside one operator; None = ONNX Runtime's choice.
 
     Returns:
@@ -100,9 +101,10 @@ def create_session(
         except AxformError:
             providers = [_CPU]  # what is wrong with the file itself, it says again
     session = _open(onnxruntime, model, options, providers)
-    if provider == "cuda" and provider_of(session) != "CUDA":
+    if session.get_providers()[0] != providers[0]:
+        remedy = _CUDA_REMEDY if providers[0] == _CUDA else "take provider cpu"
         raise AxformError(
-            f"provider cuda: the installed onnxruntime offers it, but it does not start on this machine; {_CUDA_REMEDY}."
+            f"provider {provider}: the installed onnxruntime offers it, but it does not start on this machine; {remedy}."
         )
     return session
 
@@ -131,7 +133,10 @@ def run_session(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarr
 def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> Any:
     try:
         # Without its fallback onnxruntime says what failed, instead of going on without the provider.
-        return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
+        of_each = [_options(name, options.intra_op_num_threads) for name in providers]
+        return onnxruntime.InferenceSession(
+            str(model), options, providers=providers, provider_options=of_each, enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         remedy = f"; {_CUDA_REMEDY}" if providers[0] == _CUDA else ""
         if "NOT_IMPLEMENTED" in str(error):
@@ -140,6 +145,13 @@ def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> 
                 "where there is a GPU, or export it again with --precision float32 or int8"
             )
         raise AxformError(f"{model}: onnxruntime cannot load it ({_first_line(error)}){remedy}.") from error
+
+
+def _options(provider: str, threads: int) -> dict[str, str]:
+    """What a provider has to be told by itself: OpenVINO has threads of its own."""
+    if provider != _OPENVINO:
+        return {}
+    return {"device_type": "CPU", **({"num_of_threads": str(threads)} if threads else {})}
 
 
 def _first_line(error: Exception) -> str:
@@ -156,6 +168,13 @@ def _providers(onnxruntime: Any, provider: Provider) -> list[str]:
             f"provider cuda: the installed onnxruntime offers {', '.join(available)}; "
             "install `axform[gpu]` in place of `axform[cpu]`."
         )
+    if provider == "openvino":
+        if _OPENVINO not in available:
+            raise AxformError(
+                f"provider openvino: the installed onnxruntime offers {', '.join(available)}; install the package "
+                "onnxruntime-openvino in place of onnxruntime."
+            )
+        return [_OPENVINO, _CPU]
     if provider == "cpu" or not has_cuda:
         return [_CPU]
     if hasattr(onnxruntime, "preload_dlls"):

@@ -20,10 +20,10 @@ from axform.exporters.passes import (
     LAYOUT,
     PASSES,
     Subject,
+    asked_passes,
     attention_3d,
     first_token,
     key_mask,
-    precision_passes,
     run_passes,
 )
 from axform.exporters.same_form import baseline_in_same_form
@@ -181,7 +181,7 @@ def test_passes_run_in_the_order_that_they_need(exported):
         with pytest.raises(ValueError, match="pass first_token requires"):
             run_passes(graph, names, Subject(plan, loaded.family))
     held: set[str] = {"float32 products"}
-    for name in (*LAYOUT, *precision_passes("int8")):
+    for name in (*LAYOUT, *asked_passes("int8")):
         assert PASSES[name].requires <= held
         held = (held | PASSES[name].ensures) - PASSES[name].ends
 

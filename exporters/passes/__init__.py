@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...core.families import Family
+from ...core.opset import OPSET
 from ...core.plan import ApproximationPlan
 from ...core.precision import Precision
 from ..rewrites.report import RewriteReport
@@ -15,17 +16,19 @@ from .first_token import first_token
 from .half import to_half
 from .int8 import int8_places, to_int8
 from .key_mask import key_mask
+from .opset import lower_opset
 
 __all__ = [
     "LAYOUT",
     "PASSES",
     "Pass",
     "Subject",
+    "asked_passes",
     "attention_3d",
     "first_token",
     "int8_places",
     "key_mask",
-    "precision_passes",
+    "lower_opset",
     "run_passes",
     "to_half",
     "to_int8",
@@ -42,6 +45,7 @@ class Subject:
     family: Family
     keep_float: tuple[str, ...] = ()
     """Linears and embeddings, by their torch module, that a lower precision would cost the task too much."""
+    opset: int = OPSET
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ PASSES: dict[str, Pass] = {
     "first_token": Pass(
         lambda graph, of: first_token(graph, of.plan, of.family), requires=frozenset({_FLOAT, "3-D attention"})
     ),
+    "opset": Pass(lambda graph, of: lower_opset(graph, of.opset), requires=frozenset({_FLOAT})),
     "int8": Pass(
         lambda graph, of: to_int8(graph, of.keep_float), requires=frozenset({_FLOAT}), ends=frozenset({_FLOAT})
     ),
@@ -75,9 +80,9 @@ LAYOUT = ("key_mask", "attention_3d", "first_token")
 """Those that change how the graph is laid out and none of its numbers but by the order of sums."""
 
 
-def precision_passes(precision: Precision) -> tuple[str, ...]:
-    """The passes that make a model of this precision, after those of the layout."""
-    return () if precision == "float32" else (precision,)
+def asked_passes(precision: Precision, opset: int = OPSET) -> tuple[str, ...]:
+    """The passes that make a model of this precision and opset, after those of the layout."""
+    return (*(() if opset == OPSET else ("opset",)), *(() if precision == "float32" else (precision,)))
 
 
 def run_passes(graph: ScopedGraph, names: Iterable[str], subject: Subject) -> list[RewriteReport]:

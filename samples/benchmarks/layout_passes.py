@@ -20,6 +20,7 @@ import onnx
 from axform.console import out, run_app, showing_progress, table
 from axform.core.families import FAMILIES, Family
 from axform.core.plan import ApproximationPlan, Remove
+from axform.core.progress import Progress
 from axform.errors import AxformError
 from axform.exporters.baseline import export_baseline
 from axform.exporters.export import rewritten, save_onnx
@@ -32,6 +33,8 @@ from axform.runtime.session import create_session, import_onnxruntime
 
 SHAPES, SECONDS = ("1x32", "1x128", "8x128"), 60.0
 BASELINE = "float32, unoptimized"
+Shape = tuple[int, int]
+"""Batch and sequence."""
 
 
 def minilm() -> tuple[onnx.ModelProto, ApproximationPlan]:
@@ -95,24 +98,26 @@ def quantized_by_onnxruntime(model: Path, folder: Path) -> Path:
 
 
 def timed(
-    files: dict[str, Path], batch: int, sequence: int, threads: int, seconds: float, repeats: int
-) -> dict[str, np.ndarray]:
+    files: dict[str, Path], shapes: list[Shape], threads: int, seconds: float, repeats: int, progress: Progress
+) -> dict[Shape, dict[str, np.ndarray]]:
     """Median milliseconds of each model in each repeat, (repeats,), with sessions opened anew and in another order.
 
     Where a session's memory happens to lie makes it faster or slower for its whole life, by more than some passes do.
     """
-    medians: dict[str, list[float]] = {name: [] for name in files}
+    medians: dict[Shape, dict[str, list[float]]] = {shape: {name: [] for name in files} for shape in shapes}
     for repeat in range(repeats):
+        progress.step(repeat, repeats, "sessions opened anew")
         names = list(files)
         random.Random(repeat).shuffle(names)
         sessions = [create_session(files[name], "cpu", threads, spinning=False) for name in names]
-        runners = [random_runner(session, batch, sequence, ANY_TOKENS) for session in sessions]
-        for name, own in zip(names, time_interleaved(runners, seconds=seconds / repeats), strict=True):
-            medians[name].append(float(np.median(own)))
-    return {name: np.array(own) for name, own in medians.items()}
+        for shape in shapes:
+            runners = [random_runner(session, *shape, ANY_TOKENS) for session in sessions]
+            for name, own in zip(names, time_interleaved(runners, seconds=seconds / repeats), strict=True):
+                medians[shape][name].append(float(np.median(own)))
+    return {shape: {name: np.array(own) for name, own in of.items()} for shape, of in medians.items()}
 
 
-def shape_named(text: str) -> tuple[int, int]:
+def shape_named(text: str) -> Shape:
     """Batch and sequence of ``8x128``."""
     batch, times, sequence = text.partition("x")
     if not (times and batch.isdecimal() and sequence.isdecimal()):
@@ -139,15 +144,14 @@ def main() -> None:
         progress.stage("writing the models")
         files = write_models(baseline, plan, FAMILIES[plan.model.family], arguments.precisions, Path(folder))
         progress.stage("timing")
-        for number, (batch, sequence) in enumerate(shapes):
-            progress.step(number, len(shapes), f"batch {batch}, sequence {sequence}")
-            medians = timed(files, batch, sequence, arguments.threads, arguments.seconds, arguments.repeats)
-            for name, own in medians.items():
-                ratios = medians[BASELINE] / own
-                low, ratio, high = np.min(ratios), np.median(ratios), np.max(ratios)
-                cells.setdefault(name, []).append(f"{np.median(own):.2f} ms, {ratio:.2f}x ({low:.2f}-{high:.2f})")
-                what = {"model": name, "batch": batch, "sequence": sequence}
-                figures.append({**what, "ms": own.tolist(), "ratios": ratios.tolist()})
+        medians = timed(files, shapes, arguments.threads, arguments.seconds, arguments.repeats, progress)
+    for (batch, sequence), of_shape in medians.items():
+        for name, own in of_shape.items():
+            ratios = of_shape[BASELINE] / own
+            low, ratio, high = np.min(ratios), np.median(ratios), np.max(ratios)
+            cells.setdefault(name, []).append(f"{np.median(own):.2f} ms, {ratio:.2f}x ({low:.2f}-{high:.2f})")
+            what = {"model": name, "batch": batch, "sequence": sequence}
+            figures.append({**what, "ms": own.tolist(), "ratios": ratios.tolist()})
     gone = ", ".join(str(part.target) for part in plan.parts)
     caption = (
         f"without {gone or 'nothing'}; {arguments.threads} threads, {machine_name()}; onnxruntime "
