@@ -139,6 +139,10 @@ def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> 
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         remedy = f"; {_CUDA_REMEDY}" if providers[0] == _CUDA else ""
+        if providers[0] == _OPENVINO:
+            remedy = (
+                "; where its OpenVINO does not know an operator, export again with --opset 22, or take provider cpu"
+            )
         if "NOT_IMPLEMENTED" in str(error):
             remedy = (
                 f"; {providers[0]} has no kernel for this operator in the precision of the file: run it with --provider cuda "

@@ -26,7 +26,7 @@ from axform.summaries import bench_tables, check_tables
 from bundles import with_its_checksums
 from support import run_command
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
 
 
 def folded(text: str) -> str:
@@ -60,7 +60,7 @@ def no_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """onnxruntime-gpu on a machine without a driver: CUDA is offered and does not start, in either of its two ways."""
     open_session = onnxruntime.InferenceSession
 
-    def start(path: str, options: Any, providers: list[str], enable_fallback: int = 1) -> Any:
+    def start(path: str, options: Any, providers: list[str], enable_fallback: int = 1, **_: Any) -> Any:
         if CUDA in providers and request.param == "with an error":
             if not enable_fallback:
                 raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
@@ -91,9 +91,52 @@ def test_auto_falls_back_to_the_cpu_and_says_so(capsys, bundle_copy, no_driver):
     assert "CPU" in shown(check_tables(checked))
 
 
+def test_openvino_that_is_not_installed(capsys, bundle_copy):
+    for command in (["check"], ["bench", "--seq", "4", "--runs", "1"]):
+        code, captured = run_command(capsys, command[0], bundle_copy, *command[1:], "--provider", "openvino")
+        assert code == 2 and "install the package onnxruntime-openvino" in folded(captured.err)
+    assert Bundle(bundle_copy).manifest.results == {}
+
+
+@pytest.fixture
+def openvino(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """onnxruntime-openvino as far as its Python side goes; the list gets the arguments of each session."""
+    open_session, calls = onnxruntime.InferenceSession, []
+
+    def start(path: str, options: Any, **given: Any) -> Any:
+        calls.append(given)
+        session = open_session(path, options, providers=[CPU])
+        session.get_providers = lambda: given["providers"]
+        return session
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [OPENVINO, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    return calls
+
+
+def test_openvino_is_told_its_device_and_threads_and_never_chosen_by_itself(bundle_copy, openvino):
+    timed = bench_bundle(Bundle(bundle_copy), [1], [4], runs=1, threads=2, provider="openvino")
+    assert timed.provider == "OpenVINO"
+    for call in openvino:
+        assert call["providers"] == [OPENVINO, CPU]
+        assert call["provider_options"] == [{"device_type": "CPU", "num_of_threads": "2"}, {}]
+    openvino.clear()
+    create_session(bundle_copy / "model.onnx")
+    assert openvino[0]["providers"] == [CPU]
+
+
+def test_an_operator_that_openvino_lacks_names_the_older_opset(bundle_copy, openvino, monkeypatch):
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("OpenVINO does not support the following ONNX operations: Attention")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(AxformError, match=r"Attention.*export again with --opset 22, or take provider cpu"):
+        create_session(bundle_copy / "model.onnx", "openvino")
+
+
 @pytest.mark.parametrize("provider", ["CUDA", "tpu", "", None])
 def test_unknown_provider(tiny_bundle, provider):
-    with pytest.raises(AxformError, match=r"not known; known are auto, cpu, cuda\."):
+    with pytest.raises(AxformError, match=r"not known; known are auto, cpu, cuda, openvino\."):
         load_session(tiny_bundle, provider=provider)
 
 
