@@ -139,6 +139,11 @@ class ScopedGraph:
             self._in_4_bits.add(constant.name)
         return constant
 
+    def codes_in_4_bits(self) -> list[tuple[gs.Constant, CodesAnnotation]]:
+        """The initializers in use that the file stores as INT4, as int8 codes here, and what it says of them."""
+        constants = self._constants()
+        return [(constants[one.tensor], one) for one in self.annotations if one.tensor in self._in_4_bits]
+
     @property
     def annotations(self) -> list[CodesAnnotation]:
         """Of the codes that are in use."""

@@ -10,6 +10,8 @@ import onnxruntime
 import pytest
 import torch
 from axform.core.opset import OLDEST_OPSET, OPSET
+from axform.core.plan import Bits
+from axform.core.targets import Target
 from axform.exporters import cli as export_cli
 from axform.exporters.export import export, rewrite
 from axform.exporters.passes import LAYOUT, Subject, lower_opset, run_passes
@@ -17,7 +19,7 @@ from axform.exporters.same_form import baseline_in_same_form
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.runtime.parity import check_bundle
 from axform.toolchain.apply import apply_plan
-from support import FAMILIES, plan_of, random_batch, random_plan, run_command
+from support import FAMILIES, plan_of, random_batch, random_bits, random_plan, run_command
 
 OLDER = (18, 20, 22)
 
@@ -38,6 +40,8 @@ def test_a_pruned_model_answers_alike_in_every_opset(exported, family, seed):
     loaded, baseline = exported[family]
     generator = random.Random(seed)
     plan = random_plan(loaded, generator)
+    if seed:
+        plan = random_bits(plan, generator).with_part(Bits(target=Target.outside("embeddings.word"), bits=4))
     batch = random_batch(loaded, generator)
     with apply_plan(loaded.model, plan), torch.inference_mode():
         wanted = loaded.model(**batch).logits.numpy()
@@ -47,6 +51,8 @@ def test_a_pruned_model_answers_alike_in_every_opset(exported, family, seed):
         reports = run_passes(graph, (*LAYOUT, "opset"), Subject(plan, loaded.family, opset=opset))
         assert not reports[-1].refused
         proto = graph.to_proto()
+        in_4_bits = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT4]
+        assert bool(in_4_bits) == bool(seed and opset >= 21)
         assert {entry.domain: entry.version for entry in proto.opset_import}[""] == opset
         assert all(e.version == opset for f in proto.functions for e in f.opset_import if not e.domain)
         assert "Attention" not in ops(proto) and ("Gelu" in ops(proto)) <= (opset >= 20)

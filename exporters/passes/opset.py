@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ...core.opset import OPSET
+from ..rewrites.quantize import int4_as_streams
 from ..rewrites.report import Change, Recorder, RewriteReport
 from ..scoped_graph import RewriteRefused, ScopedGraph
 
@@ -29,7 +30,8 @@ def lower_opset(graph: ScopedGraph, version: int) -> RewriteReport:
       1. Attention, which came with 23, becomes the products and the softmax that it stands for; a query whose keys are all
          masked gets zeros;
       2. Gelu, which came with 20, becomes x / 2 (1 + erf(x / sqrt 2));
-      3. what newer operators only say in other words is said in the older ones, and function bodies, which need no
+      3. weights in INT4, which came with 21, become streams of bits;
+      4. what newer operators only say in other words is said in the older ones, and function bodies, which need no
          operator later than 18, import that version.
     Refused where a node or a weight has no older form.
     """
@@ -39,6 +41,8 @@ def lower_opset(graph: ScopedGraph, version: int) -> RewriteReport:
             recorder.attempt(graph.module_of(node), "Attention written out", partial(_write_out, graph, node))
         elif version < 20 and node.op == "Gelu" and not node.domain:
             recorder.attempt(graph.module_of(node), "Gelu written out", partial(_write_out_gelu, graph, node))
+    if version < _FIRST_OF_TYPE[onnx.TensorProto.INT4]:
+        recorder.changes += [Change(module, "codes of 4 bits as a stream") for module in int4_as_streams(graph)]
     graph.tidy()
     for node in graph.graph.nodes:
         if not node.domain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..functions import unpack_bits_function
 from ..scoped_graph import RewriteRefused, ScopedGraph
 from .report import Recorder, RewriteReport
 
-__all__ = ["quantize"]
+__all__ = ["int4_as_streams", "quantize"]
 
 _FLOAT, _INT8 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT8)
 
@@ -153,8 +153,27 @@ def _stored(
     if codes.bits == 8 or (codes.bits == 4 and all(size % 2 == 0 for size in values.shape)):
         return graph.codes(name, values, codes.bits, scales, codes.group, values.shape, module)
     stream = graph.codes(name, packed(values, codes.bits), codes.bits, scales, codes.group, values.shape, module)
+    return _unpacked(graph, module, stream, codes.bits, values.shape, node)
+
+
+def int4_as_streams(graph: ScopedGraph) -> list[str]:
+    """Store what is INT4 as a stream of bits, too, for operators that do not know the type: the modules concerned."""
+    modules = []
+    for constant, said in graph.codes_in_4_bits():
+        (node,) = constant.outputs
+        scales = graph.graph.tensors()[said.scales]
+        stream = graph.codes(constant.name, packed(constant.values, 4), 4, scales, said.group, said.shape, said.module)
+        codes = _unpacked(graph, said.module, stream, 4, said.shape, node)
+        node.inputs = [codes if tensor is constant else tensor for tensor in node.inputs]
+        modules.append(said.module)
+    return modules
+
+
+def _unpacked(
+    graph: ScopedGraph, module: str, stream: gs.Constant, bits: int, shape: Sequence[int], node: gs.Node
+) -> gs.Variable:
     graph.add_function(unpack_bits_function())
-    unpacked = graph.insert("UnpackBits", f"{module}.int8", [stream], node, bits=codes.bits, shape=list(values.shape))
+    unpacked = graph.insert("UnpackBits", f"{module}.int8", [stream], node, bits=bits, shape=list(shape))
     unpacked.inputs[0].domain = DOMAIN
     return unpacked
 
