@@ -6,15 +6,16 @@ code = W / scale, rounded half to even. Everything is float32, so torch and nump
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from .families import Family
 from .plan import LayerPlan, Segment
 
-__all__ = ["Codes", "LayerMatrix", "codes_of", "largest_code", "layer_matrices", "packed"]
+__all__ = ["Codes", "LayerMatrix", "codes_of", "largest_code", "layer_matrices", "packed", "unpacked"]
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,11 @@ def packed(codes: np.ndarray, bits: int) -> np.ndarray:
     """Codes in their order as a stream of bits, (bytes,) uint8: two's complement, the lowest bit of a byte first."""
     ones = np.unpackbits(codes.astype(np.int8).reshape(-1, 1).view(np.uint8), axis=1, bitorder="little")
     return np.packbits(ones[:, :bits], bitorder="little")
+
+
+def unpacked(stream: np.ndarray, bits: int, shape: Sequence[int]) -> np.ndarray:
+    """What was `packed`, int8 of that shape."""
+    count = prod(shape)
+    ones = np.unpackbits(stream, bitorder="little")[: count * bits].reshape(count, bits)
+    sign = np.repeat(ones[:, -1:], 8 - bits, axis=1)
+    return np.packbits(np.concatenate([ones, sign], axis=1), axis=1, bitorder="little").view(np.int8).reshape(shape)

@@ -14,7 +14,7 @@ from .. import __version__
 from ..core.bounds import smallest_accepted
 from ..core.families import Family
 from ..core.opset import DOMAIN, OLDEST_OPSET, OPSET
-from ..core.plan import ApproximationPlan, Bits
+from ..core.plan import ApproximationPlan
 from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
 from ..errors import AxformError
@@ -119,7 +119,6 @@ def export_source(
     check_output_folder(out, "bundle", overwrite, keep)
     with locked(out):
         source = read()
-        _check_precision(source.plan, precision)
         progress.stage("exporting the baseline")
         baseline = export_baseline(source.baseline)
         progress.stage("exporting the approximated model")
@@ -223,15 +222,6 @@ def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = EXT
     else:
         onnx.save_model(proto, path)
     onnx.checker.check_model(str(path))
-
-
-def _check_precision(plan: ApproximationPlan, precision: Precision) -> None:
-    bits = [part for part in plan.parts if isinstance(part, Bits)]
-    if bits and precision != DEFAULT_PRECISION:
-        raise AxformError(
-            f"--precision {precision}: the plan gives weights their bits already ({bits[0]}); leave --precision out, or "
-            "export a round without bits with --step."
-        )
 
 
 def _check_data(source: Source) -> CheckData:

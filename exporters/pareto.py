@@ -18,6 +18,7 @@ from ..toolchain.run_folder import RoundRecord, RunFolder
 from .baseline import export_baseline
 from .export import rewritten, save_onnx
 from .finished_run import FinishedRun
+from .passes import LAYOUT, Subject, run_passes
 
 __all__ = ["State", "states_of"]
 
@@ -80,7 +81,9 @@ def states_of(
             state.choose(step)
             plans.append(state.plan)
             files.append(Path(folder) / f"{step}.onnx")
-            graph, _ = rewritten(export_baseline(state.student), state.plan, state.student.family)
+            family = state.student.family
+            graph, _ = rewritten(export_baseline(state.student), state.plan, family)
+            run_passes(graph, LAYOUT, Subject(state.plan, family))
             save_onnx(graph.to_proto(), files[-1])
         sizes = [sum(path.stat().st_size for path in Path(folder).glob(f"{file.name}*")) for file in files]
         progress.stage("timing all rounds in turn")

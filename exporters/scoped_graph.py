@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -138,6 +139,16 @@ class ScopedGraph:
         if bits == 4 and stored.dtype == np.int8:
             self._in_4_bits.add(constant.name)
         return constant
+
+    def scales_are_now(self, new: gs.Constant, old: gs.Constant) -> None:
+        """Let what is said of codes name ``new`` where it named ``old`` as their scales."""
+        for name, said in self._annotations.items():
+            if said.scales == old.name:
+                self._annotations[name] = replace(said, scales=new.name)
+
+    def is_int4(self, constant: gs.Constant) -> bool:
+        """Whether the file stores these int8 codes as INT4."""
+        return constant.name in self._in_4_bits
 
     def codes_in_4_bits(self) -> list[tuple[gs.Constant, CodesAnnotation]]:
         """The initializers in use that the file stores as INT4, as int8 codes here, and what it says of them."""

@@ -166,6 +166,14 @@ def test_weights_learn_through_the_rounding():
         assert linear.weight.grad.abs().max() > 0
         hidden = torch.randn(3, linear.in_features)
         torch.testing.assert_close(linear(hidden), torch.nn.functional.linear(hidden, rounded, linear.bias))
+        optimizer = torch.optim.AdamW([linear.weight], lr=0.1, fused=True)  # it does not count a weight's versions up
+        optimizer.step()
+        moved = in_bits(linear.weight.detach(), 4)
+        assert not torch.equal(moved, rounded)
+        for mode in (torch.inference_mode, torch.enable_grad):
+            with mode():
+                torch.testing.assert_close(linear(hidden), torch.nn.functional.linear(hidden, moved, linear.bias))
+        rounded = moved
         with torch.no_grad():
             linear.weight.mul_(2)
         torch.testing.assert_close(linear(hidden), torch.nn.functional.linear(hidden, 2 * rounded, linear.bias))

@@ -70,16 +70,23 @@ def embeddings_in_bits(module: nn.Embedding, part: Bits) -> Callable[[Tensor], T
 
 
 def _forward(module: nn.Linear, coded: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """With weights that are coded anew whenever they have changed."""
-    made: tuple[int, Tensor] | None = None
+    """With weights that are coded in every forward that learns, and kept between others as long as they are the same.
+
+    A weight's version alone does not tell: a fused optimizer changes weights without counting it up.
+    """
+    kept: tuple[int, Tensor] | None = None
 
     def forward(hidden: Tensor) -> Tensor:
-        nonlocal made
+        nonlocal kept
         weight = module.weight
-        if made is None or made[0] != weight._version or made[1].device != weight.device:
+        learns = torch.is_grad_enabled() and weight.requires_grad
+        if learns or kept is None or kept[0] != weight._version or kept[1].device != weight.device:
             with torch.inference_mode(False), torch.no_grad():
-                made = weight._version, coded(weight.detach())
-        return nn.functional.linear(hidden, _straight_through(weight, made[1]), module.bias)
+                kept = weight._version, coded(weight.detach())
+        codes = kept[1]
+        if learns:
+            kept = None
+        return nn.functional.linear(hidden, _straight_through(weight, codes), module.bias)
 
     return forward
 

@@ -82,6 +82,7 @@ def _convert_weights(graph: ScopedGraph, kind: HalfPrecision) -> None:
                 if id(tensor) not in converted:
                     values = tensor.values.astype(_NUMPY[kind])
                     converted[id(tensor)] = graph.constant(f"{tensor.name}.{kind}", values)
+                    graph.scales_are_now(converted[id(tensor)], tensor)
                 node.inputs[index] = converted[id(tensor)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ..coded_weights import Integers, floats_of, integers_of, is_coded
 from ..rewrites.report import Recorder, RewriteReport
 from ..scoped_graph import ScopedGraph
 
@@ -33,8 +34,9 @@ def to_int8(graph: ScopedGraph, keep_float: Collection[str] = ()) -> RewriteRepo
       1. DynamicQuantizeLinear of its input: uint8 with one scale for the whole tensor, found at run time;
       2. MatMulInteger with W as int8, symmetric, one scale for each output;
       3. Cast to float and Mul with both scales, then the bias as before.
-    An embedding table becomes int8 with one scale a row, both gathered before they are multiplied. No calibration is
-    needed.
+    Weights that the plan gave their bits already are multiplied as the codes they are; only where codes share scales over
+    fewer inputs than all, they are coded anew. An embedding table becomes int8 with one scale a row, both gathered before
+    they are multiplied. No calibration is needed.
 
     Args:
         keep_float: places, as `int8_places` names them, that stay as they are.
@@ -43,8 +45,9 @@ def to_int8(graph: ScopedGraph, keep_float: Collection[str] = ()) -> RewriteRepo
     for place, node in list(_places(graph)):
         if place not in keep_float:
             change = _quantize_table if node.op == "Gather" else _quantize_product
-            shape = " x ".join(map(str, node.inputs[_weight_of(node)].values.shape))
-            recorder.attempt(place, f"{shape} in int8", partial(change, graph, node))
+            weight = node.inputs[_weight_of(node)]
+            what = " x ".join(map(str, weight.values.shape)) if isinstance(weight, gs.Constant) else "codes"
+            recorder.attempt(place, f"{what} in int8", partial(change, graph, node))
     return recorder.report("int8")
 
 
@@ -53,10 +56,15 @@ def _places(graph: ScopedGraph) -> Iterator[tuple[str, gs.Node]]:
         if node.op not in ("MatMul", "Gemm", "Gather"):
             continue
         weight = node.inputs[_weight_of(node)]
-        if not isinstance(weight, gs.Constant) or weight.values.ndim != 2 or weight.values.dtype != np.float32:
+        is_product = node.op != "Gather"
+        if is_product and is_coded(weight):
+            shape = floats_of(weight).shape
+        elif isinstance(weight, gs.Constant) and weight.values.ndim == 2 and weight.values.dtype == np.float32:
+            shape = weight.values.shape
+        else:
             continue
-        outputs = weight.values.shape[0 if _is_transposed(node) else 1]
-        if weight.values.size >= _SMALLEST_TABLE if node.op == "Gather" else outputs >= _FEWEST_OUTPUTS:
+        outputs = shape[0 if _is_transposed(node) else 1]
+        if outputs >= _FEWEST_OUTPUTS if is_product else weight.values.size >= _SMALLEST_TABLE:
             yield graph.module_of(node), node
 
 
@@ -87,15 +95,16 @@ def _quantize_table(graph: ScopedGraph, node: gs.Node) -> None:
 
 def _quantize_product(graph: ScopedGraph, node: gs.Node) -> None:
     weight = node.inputs[1]
-    weights = weight.values.T if _is_transposed(node) else weight.values
-    codes, scales = _codes(weights, axis=0)
     name = graph.module_of(node) or weight.name
+    found = integers_of(graph, node) if is_coded(weight) else None
+    if found is None:
+        floats = floats_of(weight)
+        codes, scales = _codes(floats.T if _is_transposed(node) else floats, axis=0)
+        found = Integers(graph.constant(f"{name}.int8", codes), graph.constant(f"{name}.scales", scales[0]))
     quantized, scale, zero = graph.insert_many("DynamicQuantizeLinear", f"{name}.input", 3, [node.inputs[0]], node)
-    product = graph.insert(
-        "MatMulInteger", f"{name}.product", [quantized, graph.constant(f"{name}.int8", codes), zero], node
-    )
+    product = graph.insert("MatMulInteger", f"{name}.product", [quantized, found.codes, zero], node)
     values = graph.insert("Cast", f"{name}.float", [product], node, to=int(onnx.TensorProto.FLOAT))
-    factors = graph.insert("Mul", f"{name}.factors", [scale, graph.constant(f"{name}.scales", scales[0])], node)
+    factors = graph.insert("Mul", f"{name}.factors", [scale, found.scales], node)
     result = graph.insert("Mul", f"{name}.values", [values, factors], node)
     if node.op == "Gemm" and len(node.inputs) > 2:
         result = graph.insert("Add", f"{name}.biased", [result, node.inputs[2]], node)

@@ -41,10 +41,12 @@ class Ranks:
     def _of_output(self, node: gs.Node) -> int | None:
         given = node.inputs
         if node.op in _BROADCAST:
-            ranks = [self.of(operand) for operand in given if not self.is_constant(operand)]
+            ranks = [self.of(operand) for operand in given if not self.is_constant(operand)] or [*map(self.of, given)]
             return None if None in ranks or not ranks else max(rank for rank in ranks if rank is not None)
         if node.op in _KEEPS_RANK:
             return self.of(given[0])
+        if node.op == "UnpackBits":
+            return len(node.attrs["shape"])
         if node.op == "GatherElements":
             return self.of(given[1])
         if node.op == "Gather":

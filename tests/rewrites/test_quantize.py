@@ -11,10 +11,13 @@ import pytest
 import torch
 from axform import custom_ops
 from axform.core.plan import ApproximationPlan, Bits
+from axform.core.quantization import layer_matrices
 from axform.core.targets import Target
 from axform.errors import AxformError
 from axform.exporters.annotations import annotations_of, stored_codes
+from axform.exporters.coded_weights import floats_of, is_coded
 from axform.exporters.export import rewrite
+from axform.exporters.passes import Subject, run_passes
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.toolchain.apply import apply_plan
 from axform.toolchain.fake_quantization import in_bits
@@ -111,6 +114,75 @@ def test_the_file_tells_its_codes_and_is_no_larger(exported):
     again = ScopedGraph(proto).to_proto()
     assert [t.raw_data for t in again.graph.initializer] == [t.raw_data for t in proto.graph.initializer]
     assert annotations_of(again.graph) == told and len(again.functions) == len(proto.functions)
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "is_multiplied"), [(4, None, True), (5, None, True), (8, None, True), (4, 16, False)]
+)
+def test_codes_are_what_int8_multiplies(exported, bits, group, is_multiplied):
+    """Codes with a scale for each output go into the integer products as they are, and the file stays as small."""
+    loaded, baseline = exported["bert"]
+    plan = plan_of(loaded.identity(), 16, "layer.0.ffn.group.1", "layer.1.attn.head.2")
+    plan = plan.with_part(Bits(target=Target.outside("rest"), bits=bits, group=group))
+    plan = plan.with_part(Bits(target=Target.parse("layer.0.attn.head.3"), bits=6))
+    graph = ScopedGraph(baseline)
+    rewrite(graph, plan, loaded.family)
+    (report,) = run_passes(graph, ["int8"], Subject(plan, loaded.family))
+    assert not report.refused and len(report.done) == 13
+    proto = graph.to_proto()
+    onnx.checker.check_model(proto, full_check=True)
+    told = {(one.module, one.bits) for one in annotations_of(proto.graph)}
+    assert {code.tensor for code in stored_codes(proto.graph)} == {one.tensor for one in annotations_of(proto.graph)}
+    assert (("bert.encoder.layer.1.intermediate.dense", bits) in told) == is_multiplied
+    assert (("bert.encoder.layer.0.attention.self.key", 6) in told) == is_multiplied
+    batch = random_batch(loaded, random.Random(0), (3, 9))
+    with apply_plan(loaded.model, plan), torch.inference_mode():
+        wanted = loaded.model(**batch).logits.numpy()
+    found = session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+    # inputs of 8 bits: a graph that multiplied something else would be off by more than a standard deviation
+    assert 0 < np.abs(found - wanted).max() < 0.3 * max(wanted.std(), 0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_read_back_is_what_the_live_model_has(exported, family):
+    loaded, baseline = exported[family]
+    plan = random_bits(plan_of(loaded.identity(), 16), random.Random(5), share=0.8)
+    graph = ScopedGraph(baseline)
+    rewrite(graph, plan, loaded.family)
+    described, read = loaded.family, 0
+    for index, layer in enumerate(plan.layers):
+        for matrix in layer_matrices(described, layer):
+            module = described.scope(index, matrix.path)
+            (product,) = [
+                node for op in ("MatMul", "Gemm") for node in graph.nodes_in(module, op) if is_coded(node.inputs[1])
+            ]
+            linear = loaded.model.get_submodule(module)
+            with apply_plan(loaded.model, plan), torch.inference_mode():
+                wanted = linear(torch.eye(linear.in_features)) - linear.bias
+            np.testing.assert_allclose(floats_of(product.inputs[1]), wanted, atol=1e-6, rtol=0)
+            read += 1
+    assert read >= 6
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_scales_in_16_bits_are_still_told(exported, kind):
+    loaded, baseline = exported["bert"]
+    plan = plan_of(loaded.identity(), 16).with_part(Bits(target=Target.outside("rest"), bits=4))
+    graph = ScopedGraph(baseline)
+    rewrite(graph, plan, loaded.family)
+    run_passes(graph, [kind], Subject(plan, loaded.family))
+    proto = graph.to_proto()
+    onnx.checker.check_model(proto, full_check=True)
+    half = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[kind]
+    types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    assert {types[one.scales] for one in annotations_of(proto.graph)} == {half} and stored_codes(proto.graph)
+    if kind == "fp16":  # ONNX Runtime has no bfloat16 kernels on the CPU
+        batch = random_batch(loaded, random.Random(0), (3, 9))
+        with apply_plan(loaded.model, plan), torch.inference_mode():
+            wanted = loaded.model(**batch).logits.numpy()
+        found = session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+        # weights rounded to 11 bits, over two layers of sums of 32 to 64
+        assert np.abs(found - wanted).max() < 0.05 * wanted.std()
 
 
 def test_padded_heads_and_bits_are_refused(exported):
