@@ -193,10 +193,17 @@ def bench_tables(report: LatencyReport, files: tuple[Path, Path] | None = None) 
     result.caption = "" if files is None else f"first: {files[0]}\nsecond: {files[1]}\n"
     result.caption += (
         f"{report.provider}, {report.threads} threads, {report.machine}; onnxruntime {report.versions['onnxruntime']}; "
-        f"interleaved runs, medians{_unless_recorded(report)}"
+        f"interleaved runs, medians{_loading(report, baseline, model)}{_unless_recorded(report)}"
     )
     result.caption_justify = "left"
     return [result, *_plan_tables(report)]
+
+
+def _loading(report: LatencyReport, baseline: str, model: str) -> str:
+    if report.load_seconds is None:
+        return ""
+    before, after = (f"{1000 * seconds:.0f} ms" for seconds in report.load_seconds)
+    return f"; {baseline} loads in {before}, {model} in {after}"
 
 
 def _plan_tables(report: LatencyReport) -> list[Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ class ShapeLatency(Measured):
 
 class LatencyReport(Report):
     shapes: list[ShapeLatency]
+    load_seconds: tuple[float, float] | None = None
+    """To make a session of the baseline and of the model; None where it was not measured."""
     threads: int
     machine: str
     versions: dict[str, str]
@@ -114,8 +117,8 @@ def bench_bundle(
     threads = usable_cores() if threads is None else threads
     tokens = np.concatenate(list(CheckData.load(bundle.check_data).split.features["input_ids"]))
     files = [bundle.baseline, bundle.model, same_form(bundle)]
-    sessions = [create_session(path, provider, threads, spinning=False) for path in files if path is not None]
-    report = _timed(sessions, shapes, tokens, threads, runs, seconds, on_run)
+    opened = _opened([path for path in files if path is not None], provider, threads)
+    report = _timed(opened, shapes, tokens, threads, runs, seconds, on_run)
     report.not_recorded = bundle.save_result("bench", report.model_dump())
     return report
 
@@ -144,22 +147,39 @@ def bench_files(
         if not path.is_file():
             raise AxformError(f"{path}: no such file; give two .onnx files, or a bundle folder alone.")
     threads = usable_cores() if threads is None else threads
-    sessions = [create_session(path, provider, threads, spinning=False) for path in (first, second)]
-    ours, theirs = map(input_types, sessions)
+    opened = _opened([first, second], provider, threads)
+    ours, theirs = (input_types(one.session) for one in opened)
     if ours != theirs:
         raise AxformError(
             f"{first} and {second}: take different inputs ({_inputs(ours)}; {_inputs(theirs)}); give two models that can "
             "stand for each other."
         )
-    return _timed(sessions, shapes, ANY_TOKENS, threads, runs, seconds, on_run)
+    return _timed(opened, shapes, ANY_TOKENS, threads, runs, seconds, on_run)
 
 
 def _inputs(types: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in types.items()) or "none"
 
 
+@dataclass(frozen=True)
+class _Opened:
+    session: Any
+    seconds: float
+
+
+def _opened(files: Sequence[Path], provider: Provider, threads: int) -> list[_Opened]:
+    """Sessions, with how long it took to make them: reading the file, folding what is constant, choosing kernels."""
+    import_onnxruntime()
+    opened = []
+    for file in files:
+        started = time.perf_counter()
+        session = create_session(file, provider, threads, spinning=False)
+        opened.append(_Opened(session, time.perf_counter() - started))
+    return opened
+
+
 def _timed(
-    sessions: Sequence[Any],
+    opened: Sequence[_Opened],
     shapes: Sequence[tuple[int, int]],
     tokens: np.ndarray,
     threads: int,
@@ -173,7 +193,7 @@ def _timed(
         if on_run is not None:
             on_run(number, len(shapes), f"batch {batch}, sequence {sequence}")
         baseline, model, *others = time_interleaved(
-            [random_runner(session, batch, sequence, tokens) for session in sessions], runs=runs, seconds=seconds
+            [random_runner(one.session, batch, sequence, tokens) for one in opened], runs=runs, seconds=seconds
         )
         low, high = _interval(baseline, model)
         shape = ShapeLatency(
@@ -193,7 +213,8 @@ def _timed(
         results.append(shape)
     return LatencyReport(
         shapes=results,
-        provider=provider_of(sessions[1]),
+        provider=provider_of(opened[1].session),
+        load_seconds=(opened[0].seconds, opened[1].seconds),
         threads=threads,
         machine=machine_name(),
         versions={
