@@ -10,7 +10,8 @@ For each task that glue.py made with the speed and the size focus, on one thread
   int8 and layout            the same with --precision int8
   speed                      what the speed focus left
   speed, int8, layout        the same with --precision int8
-  size                       what the size focus made of it
+  size                       what the size focus made of it: weights in few bits, decoded once
+  size, int8                 the same with --precision int8, whose products multiply the codes
 Each with the metric on the reported split and its paired interval to the unoptimized file, whether `axform check` passes,
 latency ratios, bytes, and the time and memory that a fresh process needs to load and run it once.
 """
@@ -50,6 +51,7 @@ BUNDLES = {
     "speed": ("speed", None, "float32"),
     "speed, int8, layout": ("speed", None, "int8"),
     "size": ("size", None, "float32"),
+    "size, int8": ("size", None, "int8"),
 }
 """Name of a row -> (focus of the run, round that is exported, precision)."""
 _LOAD = """
