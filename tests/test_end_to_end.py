@@ -187,5 +187,9 @@ def test_an_interrupted_run_says_how_to_continue_and_ends_in_the_same_plan(comma
 
     assert run_command(capsys, *command, disturbed, "--resume")[0] == 0
     assert RunFolder(undisturbed).read_plan() == RunFolder(disturbed).read_plan(), moment
-    records = [json.loads(line) for line in (disturbed / "trials.jsonl").read_text().splitlines()[1:]]
-    assert [record["trial"] for record in records] == list(range(trials))
+    for journal in undisturbed.glob("*.jsonl"):  # what goes, and in how few bits the rest is told
+        wanted, found = (
+            [json.loads(line)["trial"] for line in (run / journal.name).read_text().splitlines()[1:]]
+            for run in (undisturbed, disturbed)
+        )
+        assert found == wanted == list(range(len(found)))
