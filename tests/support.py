@@ -208,6 +208,25 @@ def random_batch(
     return inputs
 
 
+def cpu_session(proto: Any, with_library: bool = False, **options: Any) -> Any:
+    """A session on a valid model: plain, which runs function bodies, or with the op library where it was built.
+
+    Args:
+        options: attributes of onnxruntime's SessionOptions.
+    """
+    import onnx
+    import onnxruntime
+    from axform import custom_ops
+
+    onnx.checker.check_model(proto, full_check=True)
+    chosen = onnxruntime.SessionOptions()
+    for name, value in options.items():
+        setattr(chosen, name, value)
+    if with_library and custom_ops.is_available():
+        custom_ops.register(chosen)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), chosen, providers=["CPUExecutionProvider"])
+
+
 def run_command(capsys: pytest.CaptureFixture[str], *arguments: Any, app: Any = cli) -> tuple[Any, Any]:
     """Run a command in this process: (exit code, what it printed)."""
     old, sys.argv = sys.argv, ["axform", *map(str, arguments)]

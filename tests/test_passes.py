@@ -34,16 +34,11 @@ from axform.toolchain.apply import apply_plan
 from bundles import with_its_checksums
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import FAMILIES, plan_of, random_batch, random_bits, random_plan, run_command
-
-
-def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    onnx.checker.check_model(proto, full_check=True)
-    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+from support import FAMILIES, cpu_session, plan_of, random_batch, random_bits, random_plan, run_command
 
 
 def answers(proto: onnx.ModelProto, batch: dict[str, torch.Tensor], output: str = "logits") -> np.ndarray:
-    return session(proto).run([output], {name: value.numpy() for name, value in batch.items()})[0]
+    return cpu_session(proto).run([output], {name: value.numpy() for name, value in batch.items()})[0]
 
 
 def unpruned(exported, family: str = "bert"):
@@ -66,7 +61,7 @@ def test_the_layout_changes_no_answer(exported, family, seed):
     rewrite(graph, plan, loaded.family, heads)
     reports = run_passes(graph, LAYOUT, Subject(plan, loaded.family))
     assert not [report.refused for report in reports if report.refused]
-    optimized = session(graph.to_proto())
+    optimized = cpu_session(graph.to_proto())
     for batch in (random_batch(loaded, generator) for _ in range(3)):
         found = optimized.run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
         with apply_plan(loaded.model, plan), torch.inference_mode():

@@ -5,27 +5,15 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from axform import custom_ops
 from axform.exporters.baseline import export_baseline, named_outputs
 from axform.exporters.export import rewrite
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.toolchain.apply import apply_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import FAMILIES, random_batch, random_plan, tiny_model
-
-
-def session(proto: onnx.ModelProto, with_library: bool = False) -> onnxruntime.InferenceSession:
-    """A plain session, which runs function bodies; or one with the op library, where it was built."""
-    onnx.checker.check_model(proto, full_check=True)
-    options = onnxruntime.SessionOptions()
-    if with_library and custom_ops.is_available():
-        custom_ops.register(options)
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+from support import FAMILIES, cpu_session, random_batch, random_plan, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -40,7 +28,7 @@ def test_rewritten_graph_equals_applied_plan(exported, family, seed):
     for heads, with_library in (("fold", False), ("pad", False), ("fold", True)):
         graph = ScopedGraph(baseline)
         rewrite(graph, plan, loaded.family, heads)
-        optimized = session(graph.to_proto(), with_library)
+        optimized = cpu_session(graph.to_proto(), with_library)
         outputs.append([optimized.run(["logits"], {k: v.numpy() for k, v in batch.items()})[0] for batch in batches])
     with apply_plan(loaded.model, plan), torch.inference_mode():
         expected = [loaded.model(**batch).logits.numpy() for batch in batches]
@@ -56,7 +44,7 @@ def test_baseline_has_dynamic_shapes_and_the_models_names(exported, family):
     assert [value.name for value in baseline.graph.input] == loaded.inputs
     for value in baseline.graph.input:
         assert [d.dim_param for d in value.type.tensor_type.shape.dim] == ["batch", "sequence"]
-    plain = session(baseline)
+    plain = cpu_session(baseline)
     for sizes in ((1, 1), (1, 64), (7, 2)):
         batch = random_batch(loaded, random.Random(0), sizes)
         with torch.inference_mode():
@@ -78,7 +66,7 @@ def test_every_output_of_the_model_is_kept():
     batch = random_batch(loaded, random.Random(0))
     with apply_plan(loaded.model, plan):
         expected = named_outputs(loaded.model, batch)
-    results = session(graph.to_proto()).run(names, {k: v.numpy() for k, v in batch.items()})
+    results = cpu_session(graph.to_proto()).run(names, {k: v.numpy() for k, v in batch.items()})
     real = batch["attention_mask"].bool().numpy()
     for name, result in zip(names, results, strict=True):
         wanted = expected[name].numpy()

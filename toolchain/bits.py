@@ -68,16 +68,7 @@ def bits_search(
     Args:
         fewest: bits of a weight.
     """
-    trials = Trials(
-        evaluator,
-        journal,
-        on_trial,
-        options.focus,
-        options.thresholds,
-        options.reference_metric,
-        options.constant_loss,
-    )
-    return _BitsSearch(trials, options, fewest).run()
+    return _BitsSearch(options.trials(evaluator, journal, on_trial), options, fewest).run()
 
 
 class _BitsSearch:

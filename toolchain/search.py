@@ -41,6 +41,20 @@ class SearchOptions:
     ffn_groups: GroupShape = DEFAULTS["ffn_groups"]
     attention_groups: GroupShape = DEFAULTS["attention_groups"]
 
+    def trials(
+        self, evaluator: Evaluator, journal: Journal, on_trial: Callable[[SearchProgress], None] | None
+    ) -> Trials:
+        """From what ``evaluator`` holds, judged as the options say."""
+        return Trials(
+            evaluator,
+            journal,
+            on_trial,
+            self.focus,
+            self.thresholds,
+            self.reference_metric,
+            self.constant_loss,
+        )
+
 
 def search(
     evaluator: Evaluator,
@@ -52,16 +66,7 @@ def search(
 
     ``evaluator`` must hold the state to start from: a plan that changes nothing, or that of an earlier round.
     """
-    trials = Trials(
-        evaluator,
-        journal,
-        on_trial,
-        options.focus,
-        options.thresholds,
-        options.reference_metric,
-        options.constant_loss,
-    )
-    return _Search(trials, options).run()
+    return _Search(options.trials(evaluator, journal, on_trial), options).run()
 
 
 class _Search:

@@ -9,7 +9,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from axform import custom_ops
 from axform.core.plan import ApproximationPlan, Bits
 from axform.core.quantization import layer_matrices
 from axform.core.targets import Target
@@ -23,7 +22,7 @@ from axform.toolchain.apply import apply_plan
 from axform.toolchain.fake_quantization import in_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import FAMILIES, plan_of, random_batch, random_bits, random_plan
+from support import FAMILIES, cpu_session, plan_of, random_batch, random_bits, random_plan
 
 
 def quantized(baseline: onnx.ModelProto, plan: ApproximationPlan, family) -> onnx.ModelProto:
@@ -32,16 +31,6 @@ def quantized(baseline: onnx.ModelProto, plan: ApproximationPlan, family) -> onn
     proto = graph.to_proto()
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def session(proto: onnx.ModelProto, with_library: bool = False, optimized: str = "") -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = optimized
-    if optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    if with_library and custom_ops.is_available():
-        custom_ops.register(options)
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,7 +45,7 @@ def test_random_plans_with_bits_equal_the_live_model(exported, family, seed):
     with apply_plan(loaded.model, plan), torch.inference_mode():
         expected = [loaded.model(**batch).logits.numpy() for batch in batches]
     for with_library in (False, True):
-        run = session(proto, with_library).run
+        run = cpu_session(proto, with_library).run
         for batch, wanted in zip(batches, expected, strict=True):
             result = run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
             np.testing.assert_allclose(result, wanted, atol=1e-4, rtol=0)
@@ -75,7 +64,11 @@ def test_weights_are_folded_to_the_values_of_the_live_model(exported, tmp_path):
     for target, bits, group in parts:
         plan = plan.with_part(Bits(target=Target.parse(target), bits=bits, group=group))
     proto = quantized(baseline, plan.with_part(Bits(target=Target.outside("embeddings.word"), bits=4)), loaded.family)
-    session(proto, optimized=str(tmp_path / "optimized.onnx"))
+    cpu_session(
+        proto,
+        optimized_model_filepath=str(tmp_path / "optimized.onnx"),
+        graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    )
     folded = onnx.load(tmp_path / "optimized.onnx")
     assert "UnpackBits" not in {node.op_type for node in folded.graph.node}
     looked_up = [node for node in folded.graph.node if node.op_type == "Cast" and "word_embeddings" in node.output[0]]
@@ -138,7 +131,7 @@ def test_codes_are_what_int8_multiplies(exported, bits, group, is_multiplied):
     batch = random_batch(loaded, random.Random(0), (3, 9))
     with apply_plan(loaded.model, plan), torch.inference_mode():
         wanted = loaded.model(**batch).logits.numpy()
-    found = session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+    found = cpu_session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
     # inputs of 8 bits: a graph that multiplied something else would be off by more than a standard deviation
     assert 0 < np.abs(found - wanted).max() < 0.3 * max(wanted.std(), 0.1)
 
@@ -180,7 +173,7 @@ def test_scales_in_16_bits_are_still_told(exported, kind):
         batch = random_batch(loaded, random.Random(0), (3, 9))
         with apply_plan(loaded.model, plan), torch.inference_mode():
             wanted = loaded.model(**batch).logits.numpy()
-        found = session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+        found = cpu_session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
         # weights rounded to 11 bits, over two layers of sums of 32 to 64
         assert np.abs(found - wanted).max() < 0.05 * wanted.std()
 
