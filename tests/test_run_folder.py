@@ -17,7 +17,7 @@ from axform.exporters.export import export
 from axform.exporters.finished_run import FinishedRun
 from axform.runtime.bundle import Bundle
 from axform.seals import seal
-from axform.toolchain import context, rounds, stages
+from axform.toolchain import context, rounds, searches, stages
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.finetune import fine_tune
@@ -97,7 +97,7 @@ def test_what_is_missing_is_made_again_identically(small, copy, harm):
 
 def test_a_run_made_again_under_another_torch_says_so(small, copy, monkeypatch):
     shutil.rmtree(copy.round(1).path)
-    monkeypatch.setattr(rounds.Rounds, "_thresholds", lambda *_: Thresholds(0.0, 0.0, 0.0))
+    monkeypatch.setattr(searches.Searches, "_thresholds", lambda *_: Thresholds(0.0, 0.0, 0.0))
     copy.journal(1).unlink()
     messages = Messages()
     optimize(small[0], copy.path, resume=True, progress=messages)
@@ -208,7 +208,7 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
     fine_tune = context.fine_tune
     monkeypatch.setattr(context, "fine_tune", trains)
     monkeypatch.setattr(rounds, "keeps_bound", lambda *_, **__: trained[-1] != "round-2-training")
-    monkeypatch.setattr(rounds, "search", removes_one_group)
+    monkeypatch.setattr(searches, "search", removes_one_group)
     run, messages = RunFolder(tmp_path / "run"), Messages()
     options = small[0].model_copy(update={"recover": 0.5, "rounds": 3})
     optimize(options, run.path, progress=messages)
@@ -231,13 +231,13 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
 
 
 def test_trials_are_measured_on_some_rows_and_epochs_on_all(small, tmp_path, monkeypatch):
-    tried, made = [], rounds.Evaluator
+    tried, made = [], searches.Evaluator
 
     def evaluator(loaded, task, split, *arguments, **options):
         tried.append(split)
         return made(loaded, task, split, *arguments, **options)
 
-    monkeypatch.setattr(rounds, "Evaluator", evaluator)
+    monkeypatch.setattr(searches, "Evaluator", evaluator)
     options = small[0].model_copy(update={"rounds": 1})
     whole = optimize(options, tmp_path / "whole")
     part = optimize(options.model_copy(update={"trial_rows": 20}), tmp_path / "part")

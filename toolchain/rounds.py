@@ -13,61 +13,35 @@ With the size focus rounds of another kind follow, which give weights fewer bits
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from ..core.batches import EncodedSplit
 from ..core.bounds import keeps_bound, smallest_accepted
 from ..core.costs import encoder_flops, encoder_parameters
 from ..core.intervals import CONFIDENCE, Change, paired_change
-from ..core.metrics import Measurement, compute_metric
+from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, default_group_size
 from ..files import write_folder
 from ..seals import seal
 from .apply import apply_plan
-from .attention import default_k
-from .bits import bits_search
 from .context import RunContext, save_model
-from .evaluation import Evaluator
-from .journal import Journal
-from .losses import constant_loss
 from .models import LoadedModel
 from .origin import Origin
-from .precision import has_fast_bf16
 from .run_folder import Round, RoundRecord
-from .search import SearchOptions, search
-from .significance import Thresholds
+from .searches import Searches, Start
 from .teacher import Teacher
-from .trials import SearchProgress, SearchResult
+from .trials import SearchResult
 
 __all__ = ["Rounds"]
 
-_METRIC_SLACK = 0.25
-"""Share of the slack by which the metric may fall, too: a model with a loss near chance loses its metric long before its
-loss tells."""
-_LONG_SEQUENCE = 128
-"""From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
 _BITS_ROUNDS = 3
 """That give weights fewer bits, at most: the first mostly ends it, and a refused one is tried again with half the slack."""
 _SMALLEST_SLACK = 0.25
 """Share of the first slack with which a refused round is not tried again with less."""
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where a round starts, and what its search may cost."""
-
-    number: int
-    """Of the round that it starts from."""
-    plan: ApproximationPlan
-    record: RoundRecord
-    slack: float
-
-
-_Look = Callable[[_Start, int], SearchResult]
+_Look = Callable[[Start, int], SearchResult]
 """Finds what a round of that number does to its start."""
 
 
@@ -85,6 +59,7 @@ class Rounds:
         self._sequence = int(np.median(context.splits.selection.lengths))
         group_size = self._options.group_size or default_group_size(baseline.shape)
         self._nothing = ApproximationPlan.empty(baseline.identity(), group_size, self._options.focus, context.task.name)
+        self._searches = Searches(context, baseline, self._nothing, lambda: self._reference, self._sequence)
         context.progress.stage("measuring the baseline")
         self._answers = context.logits(baseline, self._nothing, context.splits.acceptance)
 
@@ -92,24 +67,6 @@ class Rounds:
     def _reference(self) -> Measurement:
         """The unpruned baseline on the selection split."""
         return self._context.measure(self._baseline, self._nothing)
-
-    @cached_property
-    def _trial_rows(self) -> EncodedSplit:
-        """What trials are measured on: the selection split, or as much of it as tells them apart."""
-        selection, most = self._context.splits.selection, self._options.trial_rows
-        if len(selection) <= most:
-            return selection
-        chosen = np.random.default_rng(self._options.seed).choice(len(selection), most, replace=False)
-        return selection.select(np.sort(chosen))
-
-    @cached_property
-    def _trial_metric(self) -> float:
-        """The unpruned baseline's on the rows of the trials."""
-        rows = self._trial_rows
-        if rows is self._context.splits.selection:
-            return self._reference.metric
-        answers = self._context.logits(self._baseline, self._nothing, rows)
-        return compute_metric(self._context.task.metric, answers, rows.labels)
 
     @cached_property
     def _recovering_teacher(self) -> Teacher:
@@ -125,9 +82,9 @@ class Rounds:
         """Make every round that is not there yet: (how many there are, the last that was accepted)."""
         self._settle_baseline()
         kept, done = (self._settle_taken(self._taken), 1) if self._taken else (0, 0)
-        done, kept = self._go_on(done, kept, self._options.most_rounds, self._search, "to remove")
+        done, kept = self._go_on(done, kept, self._options.most_rounds, self._searches.for_removals, "to remove")
         if self._options.focus == "size":
-            done, kept = self._go_on(done, kept, _BITS_ROUNDS, self._search_bits, "to tell in fewer bits")
+            done, kept = self._go_on(done, kept, _BITS_ROUNDS, self._searches.for_bits, "to tell in fewer bits")
         return done, kept
 
     def _go_on(self, done: int, kept: int, most: int, look: _Look, for_what: str) -> tuple[int, int]:
@@ -152,7 +109,7 @@ class Rounds:
     def _settle_taken(self, taken: Round) -> int:
         """Put another run's round in place of the first search: its number, or 0 where it is refused here."""
         one, zero = self._run.round(1), self._run.round(0)
-        start = _Start(0, zero.read_plan(), zero.read_record(), slack=0.0)
+        start = Start(0, zero.read_plan(), zero.read_record(), slack=0.0)
         if self._context.is_missing(one.path) or not _starts_at(one.read_record(), start):
             plan, before = taken.read_plan(), taken.read_record()
             plan = plan.model_copy(update={"focus": self._options.focus})
@@ -177,7 +134,7 @@ class Rounds:
     def _settle(self, number: int, slack: float, start_number: int, look: _Look) -> RoundRecord | None:
         """The round of that number, made unless it is there and of this start; None where there is nothing to remove."""
         done, before = self._run.round(number), self._run.round(start_number)
-        start = _Start(start_number, before.read_plan(), before.read_record(), slack)
+        start = Start(start_number, before.read_plan(), before.read_record(), slack)
         if self._context.is_missing(done.path) or not _starts_at(done.read_record(), start):
             found = self._nothing_removed() if self._learns(number) else look(start, number)
             if found.plan == start.plan and not self._learns(number):
@@ -192,7 +149,7 @@ class Rounds:
     def _nothing_removed(self) -> SearchResult:
         return SearchResult(self._nothing, self._reference, self._reference, trials=0, seconds=0.0)
 
-    def _make(self, number: int, start: _Start, found: SearchResult) -> None:
+    def _make(self, number: int, start: Start, found: SearchResult) -> None:
         context, name = self._context, f"round-{number}"
         student = context.reload(self._run.round(start.number).model)
         gains = self._learns(number) or (self._options.focus == "accuracy" and self._options.learns_first)
@@ -206,7 +163,7 @@ class Rounds:
         self._keep(number, start, found, student)
         context.forget_training(name)
 
-    def _keep(self, number: int, start: _Start, found: SearchResult, student: LoadedModel) -> None:
+    def _keep(self, number: int, start: Start, found: SearchResult, student: LoadedModel) -> None:
         """Write the round, measured as it was saved."""
         context = self._context
         with write_folder(self._run.round(number).path) as staging:
@@ -265,112 +222,6 @@ class Rounds:
         before = (change.before + self._reference.metric) / 2
         return (change.after + final.metric) / 2 >= smallest_accepted(before, options.max_drop, options.focus)
 
-    def _search(self, start: _Start, number: int) -> SearchResult:
-        """What may go."""
-        options = self._search_options(start.slack)
-        return self._searched(
-            start,
-            number,
-            "searching",
-            self._run.journal(number),
-            {},
-            lambda evaluator, journal: search(evaluator, options, journal, self._report_trial),
-        )
-
-    def _search_bits(self, start: _Start, number: int) -> SearchResult:
-        """How few bits the weights need."""
-        options, fewest = self._search_options(start.slack), self._options.fewest_bits
-        return self._searched(
-            start,
-            number,
-            "searching bits",
-            self._run.journal(number, "bits"),
-            {"fewest bits": fewest},
-            lambda evaluator, journal: bits_search(evaluator, options, fewest, journal, self._report_trial),
-        )
-
-    def _search_options(self, slack: float) -> SearchOptions:
-        return SearchOptions(
-            focus=self._options.focus,
-            thresholds=self._thresholds(slack),
-            reference_metric=self._trial_metric,
-            constant_loss=constant_loss(self._context.task, self._trial_rows.labels),
-            sequence=self._sequence,
-            layer_order=self._options.layer_order,
-            sign_matching_k=self._sign_matching_k(),
-            selection=self._options.selection,
-            ffn_groups=self._options.ffn_groups,
-            attention_groups=self._options.attention_groups,
-        )
-
-    def _searched(
-        self,
-        start: _Start,
-        number: int,
-        stage: str,
-        path: Path,
-        settings: dict[str, int],
-        run: Callable[[Evaluator, Journal], SearchResult],
-    ) -> SearchResult:
-        """A search from the start, with a journal that continues only what was the same."""
-        context = self._context
-        journal = Journal(
-            path,
-            {
-                "model": start.plan.model.fingerprint,
-                "selection": self._trial_rows.digest(),
-                "focus": self._options.focus,
-                "thresholds": asdict(self._thresholds(start.slack)),
-                "group_size": start.plan.group_size,
-                "order": self._options.layer_order,
-                "precision": "bf16" if has_fast_bf16() else "float32",
-                **settings,
-            },
-        )
-        context.progress.stage(f"{stage}, round {number}")
-        loaded = context.reload(self._run.round(start.number).model)
-        evaluator = Evaluator(
-            loaded,
-            context.task,
-            self._trial_rows,
-            start.plan,
-            batch_size=self._options.batch_size,
-            is_fast=True,
-        )
-        try:
-            return run(evaluator, journal)
-        finally:
-            evaluator.close()
-
-    def _thresholds(self, slack: float) -> Thresholds:
-        options = self._options
-        return Thresholds(
-            prune=options.prune_threshold,
-            approximate=options.approximate_threshold,
-            max_drop=options.max_drop + _METRIC_SLACK * slack,
-            slack=slack,
-        )
-
-    def _sign_matching_k(self) -> int | None:
-        mode, longest = self._options.sign_matching, int(self._context.splits.selection.lengths.max())
-        k = default_k(longest)
-        if mode == "off" or (mode == "auto" and longest < _LONG_SEQUENCE):
-            return None
-        if longest <= k:
-            self._context.progress.message(
-                f"sign matching keeps {k} keys and no sample is longer ({longest} tokens): not tried"
-            )
-            return None
-        return k
-
-    def _report_trial(self, trial: SearchProgress) -> None:
-        self._context.progress.step(
-            trial.done,
-            trial.total,
-            f"{trial.element}: {trial.record.verdict.value}, loss x{trial.loss_ratio:.3f}; "
-            f"{trial.plan.changes()} parts removed or approximated",
-        )
-
     def _report(self, number: int, record: RoundRecord) -> None:
         change = record.change
         self._context.progress.message(
@@ -388,7 +239,7 @@ class Rounds:
         return "the bound of --max-drop is missed"
 
 
-def _starts_at(record: RoundRecord, start: _Start) -> bool:
+def _starts_at(record: RoundRecord, start: Start) -> bool:
     return (record.start, record.started_on, record.slack) == (
         start.number,
         start.plan.model.fingerprint,
