@@ -79,11 +79,6 @@ class Segment:
     group: int | None
     """As in `Bits`."""
 
-    @classmethod
-    def whole(cls, size: int, part: Bits) -> Segment:
-        """All of a dimension."""
-        return cls(0, size, part.bits, part.group)
-
 
 @dataclass(frozen=True)
 class LayerPlan:

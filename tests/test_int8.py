@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from axform import cli
 from axform.core.batches import EncodedSplit
+from axform.core.quantization import codes_of
 from axform.exporters import cli as export_cli
 from axform.exporters.export import export
 from axform.exporters.int8_choice import metric_of, stays_float
@@ -151,16 +153,16 @@ def test_what_costs_most_stays_float(judged, monkeypatch):
     """One place in int8 is made to destroy the answers: it, and only it, stays float."""
     proto, split = judged
     bad = int8_places(ScopedGraph(proto))[3]
-    codes = int8._codes
 
-    def spoilt(weights, axis):
-        found, scales = codes(weights, axis)
-        return found, scales * (-30 if np.array_equal(weights, spoilt.weights) else 1)
+    def spoilt(weights, bits):
+        found = codes_of(weights, bits)
+        return replace(found, scales=found.scales * (-30 if np.array_equal(weights, spoilt.weights) else 1))
 
     graph = ScopedGraph(proto)
     node = next(node for place, node in int8._places(graph) if place == bad)
-    spoilt.weights = node.inputs[1].values
-    monkeypatch.setattr(int8, "_codes", spoilt)
+    assert node.op == "MatMul"
+    spoilt.weights = node.inputs[1].values.T
+    monkeypatch.setattr(int8, "codes_of", spoilt)
     seen = []
     found = stays_float(proto, split, "accuracy", 0.9, lambda *step: seen.append(step))
     assert found == [bad]
@@ -169,7 +171,12 @@ def test_what_costs_most_stays_float(judged, monkeypatch):
 
 def test_a_bound_that_nothing_keeps_leaves_everything_float(judged, monkeypatch):
     proto, split = judged
-    monkeypatch.setattr(int8, "_codes", lambda weights, axis: (np.ones(weights.shape, np.int8), np.float32([[np.nan]])))
+
+    def broken(weights, bits):
+        found = codes_of(weights, bits)
+        return replace(found, values=np.ones_like(found.values), scales=np.full_like(found.scales, np.nan))
+
+    monkeypatch.setattr(int8, "codes_of", broken)
     assert set(stays_float(proto, split, "accuracy", 1.0)) == set(int8_places(ScopedGraph(proto)))
 
 

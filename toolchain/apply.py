@@ -83,8 +83,9 @@ class AppliedPlan:
         shape, before = shape_of(self._model.config, self._family), self._plan
         if shape != plan.model.shape:
             raise ValueError(f"the plan is for {plan.model.shape}, the model has {shape}")
+        applied = () if before is None else before.layers
         for index, layer in enumerate(plan.layers):
-            if before is None or before.layers[index] != layer:
+            if not applied or applied[index] != layer:
                 self._set_layer(index, layer)
         if before is None or (before.rest, before.word_embeddings) != (plan.rest, plan.word_embeddings):
             self._set_outside(plan)

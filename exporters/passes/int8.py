@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ...core.quantization import codes_of
+from ...core.techniques import MOST_BITS
 from ..coded_weights import Integers, floats_of, integers_of, is_coded
 from ..rewrites.report import Recorder, RewriteReport
 from ..scoped_graph import ScopedGraph
 
 __all__ = ["int8_places", "to_int8"]
 
-_LARGEST_CODE = 127
 _FEWEST_OUTPUTS = 16
 """A linear with fewer, such as a classifier, costs no time and decides everything: it stays float."""
 _SMALLEST_TABLE = 1 << 20
@@ -76,19 +77,12 @@ def _is_transposed(node: gs.Node) -> bool:
     return node.op == "Gemm" and bool(node.attrs.get("transB", 0))
 
 
-def _codes(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 codes and their scales: one for all values along ``axis``, which stays with size 1."""
-    largest = np.abs(weights).max(axis=axis, keepdims=True)
-    scales = np.where(largest > 0, largest / _LARGEST_CODE, 1).astype(np.float32)
-    return np.rint(weights / scales).astype(np.int8), scales
-
-
 def _quantize_table(graph: ScopedGraph, node: gs.Node) -> None:
     table, rows = node.inputs
-    codes, scales = _codes(table.values, axis=1)
+    codes = codes_of(table.values, MOST_BITS)
     gather = partial(graph.insert, "Gather", like=node, axis=0)
-    chosen = gather(f"{table.name}.codes", [graph.constant(f"{table.name}.int8", codes), rows])
-    factors = gather(f"{table.name}.factors", [graph.constant(f"{table.name}.scales", scales), rows])
+    chosen = gather(f"{table.name}.codes", [graph.constant(f"{table.name}.int8", codes.values), rows])
+    factors = gather(f"{table.name}.factors", [graph.constant(f"{table.name}.scales", codes.scales), rows])
     values = graph.insert("Cast", f"{table.name}.float", [chosen], node, to=int(onnx.TensorProto.FLOAT))
     graph.take_over(graph.insert("Mul", f"{table.name}.values", [values, factors], node), node)
 
@@ -99,8 +93,9 @@ def _quantize_product(graph: ScopedGraph, node: gs.Node) -> None:
     found = integers_of(graph, node) if is_coded(weight) else None
     if found is None:
         floats = floats_of(weight)
-        codes, scales = _codes(floats.T if _is_transposed(node) else floats, axis=0)
-        found = Integers(graph.constant(f"{name}.int8", codes), graph.constant(f"{name}.scales", scales[0]))
+        codes = codes_of(floats if _is_transposed(node) else floats.T, MOST_BITS)
+        scales = graph.constant(f"{name}.scales", codes.scales[:, 0])
+        found = Integers(graph.constant(f"{name}.int8", codes.values.T), scales)
     quantized, scale, zero = graph.insert_many("DynamicQuantizeLinear", f"{name}.input", 3, [node.inputs[0]], node)
     product = graph.insert("MatMulInteger", f"{name}.product", [quantized, found.codes, zero], node)
     values = graph.insert("Cast", f"{name}.float", [product], node, to=int(onnx.TensorProto.FLOAT))
