@@ -20,6 +20,7 @@ from .plan_v1 import upgraded
 from .problems import first_problem, problem
 from .targets import BlockKind, Grid, Target, TargetKind
 from .techniques import AnyPart, Bits, Count, Part, Remove, Selection, SignMatching, by_technique, technique_of
+from .techniques.bits import said
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -78,6 +79,10 @@ class Segment:
     bits: int
     group: int | None
     """As in `Bits`."""
+
+    @property
+    def said(self) -> str:
+        return said(self.bits, self.group)
 
 
 @dataclass(frozen=True)

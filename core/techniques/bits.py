@@ -24,6 +24,11 @@ _SMALLEST_GROUP = 8
 """Inputs that share a scale: with fewer the scales are more bytes than the codes."""
 
 
+def said(bits: int, group: int | None) -> str:
+    """In a few words."""
+    return f"{bits} bits" + ("" if group is None else f" by {group}")
+
+
 class Bits(Part):
     """The weights of the target are codes of ``bits`` bits times a scale, and computed with as floats.
 
@@ -39,7 +44,7 @@ class Bits(Part):
 
     @property
     def said(self) -> str:
-        return f"{self.bits} bits" + ("" if self.group is None else f" by {self.group}")
+        return said(self.bits, self.group)
 
 
 def _check(parts: Sequence[Bits], plan: ApproximationPlan) -> None:

@@ -36,19 +36,15 @@ def quantize(graph: ScopedGraph, plan: ApproximationPlan, family: Family) -> Rew
     for index, layer in enumerate(plan.layers):
         for matrix in layer_matrices(family, layer):
             module = family.scope(index, matrix.path)
-            bits = ", ".join(_said(segment.bits, segment.group) for segment in matrix.segments)
+            bits = ", ".join(segment.said for segment in matrix.segments)
             recorder.attempt(module, bits, partial(_quantize_linear, graph, module, matrix))
     layers = f"{family.base_model}.{family.layers}."
     for module, node in list(_outside(graph, layers)):
         part = plan.word_embeddings if module == family.word_embeddings_scope else plan.rest
         if part is not None:
             change = _quantize_table if node.op == "Gather" else _quantize_product
-            recorder.attempt(module, _said(part.bits, part.group), partial(change, graph, module, node, part))
+            recorder.attempt(module, part.said, partial(change, graph, module, node, part))
     return recorder.report("quantize")
-
-
-def _said(bits: int, group: int | None) -> str:
-    return f"{bits} bits" + ("" if group is None else f" by {group}")
 
 
 def _outside(graph: ScopedGraph, layers: str) -> Iterator[tuple[str, gs.Node]]:
