@@ -19,6 +19,7 @@ from axform.toolchain.losses import task_loss
 from axform.toolchain.models import fingerprint
 from axform.toolchain.noise import TokenNoise
 from axform.toolchain.options import FineTuneOptions
+from axform.toolchain.precision import computing_in_bf16
 from axform.toolchain.teacher import Committee, recorded
 from support import FAMILIES, plan_of, sentiment_rows, tiny_model
 
@@ -246,11 +247,11 @@ def test_a_training_that_diverges_says_so(tmp_path, rate):
     assert "the training diverged: " in str(caught.value)
 
 
-def test_bf16_stays_off_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("axform.toolchain.precision.has_fast_bf16", lambda: True)
+def test_bf16_stays_off_the_model(tmp_path):
     loaded = tiny_model("bert")
     train, selection = splits(loaded)
-    measured = fine_tune(loaded, TASK, train, selection, OPTIONS, tmp_path / "w")
+    with computing_in_bf16(True):
+        measured = fine_tune(loaded, TASK, train, selection, OPTIONS, tmp_path / "w")
     assert "forward" not in vars(loaded.model)
     assert all(parameter.dtype == torch.float32 for parameter in loaded.model.parameters())
     loss = task_loss(TASK, torch.from_numpy(predict(loaded, selection, 8)), torch.from_numpy(selection.labels)).item()

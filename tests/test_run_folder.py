@@ -290,9 +290,8 @@ def test_without_a_round_that_keeps_the_bound_the_result_is_the_baseline(small, 
 
 def test_what_was_measured_is_what_is_saved(small, monkeypatch, tmp_path):
     """Also where the training runs in bf16."""
-    monkeypatch.setattr("axform.toolchain.precision.has_fast_bf16", lambda: True)
     run = RunFolder(tmp_path / "run")
-    record = optimize(small[0], run.path)
+    record = optimize(small[0].model_copy(update={"bf16": True}), run.path)
     whole = FinishedRun(run)
     data = settle_task_data(small[0])
     split = encode(data.task, data.selection, whole.student.tokenizer, whole.student.inputs, 64)

@@ -57,6 +57,10 @@ def optimize_command(
         int | None,
         typer.Option(help="Threads inside one operator; default OMP_NUM_THREADS, else all cores. Kept by --resume."),
     ] = None,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(help="Train and search in bf16; default: where it is fast, by timing. Kept by --resume."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -236,6 +240,7 @@ def optimize_command(
         distill=distill,
         teachers=teachers,
         threads=threads,
+        bf16=bf16,
     )
     from .optimize import optimize
     from .run_folder import RunFolder

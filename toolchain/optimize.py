@@ -14,6 +14,7 @@ from .data import TaskData, load_task_data
 from .models import LoadedModel
 from .options import OptimizeOptions
 from .origin import Origin
+from .precision import computing_in_bf16, has_fast_bf16
 from .run_folder import RunFolder, RunRecord
 from .stages import Stages, epochs_before
 from .threads import computing_with, default_threads
@@ -64,8 +65,7 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
     target = _target(run, resume)
     continues = resume and target.is_started()
     before = None
-    settled = target.read_options().threads if continues else default_threads()
-    options = options.model_copy(update={"threads": options.threads or settled})
+    options = _settled(options, target.read_options() if continues else None)
     if continues:
         _check_same_options(target, options)
         if target.is_finished():
@@ -79,7 +79,7 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
         progress.message(remark)
     loaded = origin.load(data.task, data.num_labels)
     _check_fits(origin, loaded)
-    with computing_with(options.threads or default_threads()):
+    with computing_with(options.threads or default_threads()), computing_in_bf16(bool(options.bf16)):
         stages = Stages(origin, target, data, loaded, progress)
         if not continues:
             with write_folder(target.path) as staging:
@@ -94,6 +94,14 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
     if before is not None and record.is_other_than(before):
         progress.message(f"what was made again is not what it was: {before.versions} then, {record.versions} now")
     return record
+
+
+def _settled(options: OptimizeOptions, before: OptimizeOptions | None) -> OptimizeOptions:
+    """With what is left to the machine: as the run was started, else as is best here."""
+    threads, bf16 = (default_threads(), has_fast_bf16()) if before is None else (before.threads, before.bf16)
+    return options.model_copy(
+        update={"threads": options.threads or threads, "bf16": bf16 if options.bf16 is None else options.bf16}
+    )
 
 
 def _target(run: RunFolder, resume: bool) -> RunFolder:

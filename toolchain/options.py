@@ -124,6 +124,8 @@ class OptimizeOptions(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
     """Threads inside one operator; None = those of OMP_NUM_THREADS, else all usable cores. It decides the last bits of
     the weights, so a run keeps what it started with."""
+    bf16: bool | None = None
+    """Whether trainings and trials compute in bf16; None = where that is fast. A run keeps what it started with."""
 
     @field_validator("rounds")
     @classmethod

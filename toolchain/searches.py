@@ -19,7 +19,7 @@ from .evaluation import Evaluator
 from .journal import Journal
 from .losses import constant_loss
 from .models import LoadedModel
-from .precision import has_fast_bf16
+from .precision import uses_bf16
 from .run_folder import RoundRecord
 from .search import SearchOptions, search
 from .significance import Thresholds
@@ -146,7 +146,7 @@ class Searches:
                 "thresholds": asdict(self._thresholds(start.slack)),
                 "group_size": start.plan.group_size,
                 "order": self._options.layer_order,
-                "precision": "bf16" if has_fast_bf16() else "float32",
+                "precision": "bf16" if uses_bf16() else "float32",
                 **settings,
             },
         )
