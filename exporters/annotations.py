@@ -75,11 +75,12 @@ def annotations_of(graph: onnx.GraphProto) -> list[CodesAnnotation]:
     return found
 
 
-def stored_codes(graph: onnx.GraphProto) -> list[StoredCodes]:
-    """What a graph stores in fewer bits, as a bundle tells it."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    found = []
-    for one in annotations_of(graph):
+def stored_codes(graph: onnx.GraphProto, weights: Iterable[onnx.TensorProto]) -> list[StoredCodes]:
+    """What a graph with these initializers stores in fewer bits, as a bundle tells it."""
+    said, found = annotations_of(graph), []
+    names = {name for one in said for name in (one.tensor, one.scales)}
+    tensors = {tensor.name: tensor for tensor in weights if tensor.name in names}
+    for one in said:
         scales = onnx.numpy_helper.to_array(tensors[one.scales])
         size = len(tensors[one.tensor].raw_data)
         found.append(

@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..core.quantization import unpacked
-from .scoped_graph import ScopedGraph
+from .scoped_graph import ScopedGraph, values_of
 
 __all__ = ["Integers", "floats_of", "integers_of", "is_coded"]
 
@@ -55,9 +55,9 @@ def integers_of(graph: ScopedGraph, product: gs.Node) -> Integers | None:
         pieces = [maker for maker in makers if maker is not None]
         if len(pieces) < len(makers):
             return None
-    if any(piece.op != "Mul" or piece.inputs[1].values.shape[1 - outputs] != 1 for piece in pieces):
+    if any(piece.op != "Mul" or piece.inputs[1].shape[1 - outputs] != 1 for piece in pieces):
         return None
-    if any(piece.inputs[1].values.ndim != 2 for piece in pieces):
+    if any(len(piece.inputs[1].shape) != 2 for piece in pieces):
         return None
     name = graph.module_of(product)
     codes = [_maker(piece.inputs[0]).inputs[0] for piece in pieces]  # type: ignore[union-attr]
@@ -76,8 +76,7 @@ def integers_of(graph: ScopedGraph, product: gs.Node) -> Integers | None:
 def floats_of(tensor: gs.Tensor) -> np.ndarray:
     """What a coded or a constant tensor is in float32."""
     if isinstance(tensor, gs.Constant):
-        values: np.ndarray = tensor.values
-        return values
+        return values_of(tensor)
     node = _maker(tensor)
     assert node is not None
     if node.op == "Concat":

@@ -22,6 +22,9 @@ from ..files import write_folder
 from ..locks import locked
 from ..outputs import check_output_folder, mark
 from ..runtime.bundle import (
+    BASELINE,
+    CHECK_DATA,
+    MODEL,
     Bundle,
     GraphSize,
     Manifest,
@@ -30,7 +33,7 @@ from ..runtime.bundle import (
     write_manifest,
 )
 from ..runtime.check_data import CheckData, ReferenceBatch, reference_batches
-from ..seals import FileRecord, record_files
+from ..seals import record_files
 from ..toolchain.apply import apply_plan
 from ..toolchain.run_folder import RunFolder
 from .annotations import stored_codes
@@ -38,15 +41,13 @@ from .baseline import export_baseline, named_outputs
 from .finished_run import FinishedRun
 from .head_mode import DEFAULT_HEADS, HeadMode
 from .int8_choice import metric_of, stays_float
+from .onnx_file import EXTERNAL_DATA_ABOVE, save_in_parts, save_onnx
 from .passes import LAYOUT, Subject, asked_passes, lower_opset, run_passes
 from .rewrites import REWRITES, RewriteReport, prune_heads
 from .scoped_graph import ScopedGraph
-from .source import Source
+from .source import Promise, Source
 
-__all__ = ["EXTERNAL_DATA_ABOVE", "export", "export_source", "rewrite", "rewritten", "save_onnx"]
-
-EXTERNAL_DATA_ABOVE = 2_000_000_000
-"""Bytes of weights from which on they go into a file of their own: protobuf ends at 2 GiB."""
+__all__ = ["export", "export_source", "rewrite", "rewritten"]
 
 
 def export(
@@ -119,56 +120,68 @@ def export_source(
     check_output_folder(out, "bundle", overwrite, keep)
     with locked(out):
         source = read()
-        progress.stage("exporting the baseline")
-        baseline = export_baseline(source.baseline)
-        progress.stage("exporting the approximated model")
-        unpruned = baseline if source.student is source.baseline else export_baseline(source.student)
-        graph, reports = rewritten(unpruned, source.plan, source.student.family, heads)
-        subject = Subject(source.plan, source.student.family)
-        reports += run_passes(graph, LAYOUT, subject)
-        keep_float: list[str] = []
-        if precision == "int8":
-            keep_float = _stays_float(graph, baseline, source, progress)
-        subject = replace(subject, keep_float=tuple(keep_float), opset=opset)
-        asked = run_passes(graph, asked_passes(precision, opset), subject)
-        reports += refused_none(asked, f"the graph does not allow --precision {precision} in opset {opset}")
-        if opset != OPSET:
-            baseline = _in_opset(baseline, opset)
-        progress.stage("recording PyTorch's outputs for the parity check")
-        data = _check_data(source)
-        progress.stage("writing the bundle")
+        promise = source.promise
         with write_folder(out) as folder:
-            optimized = graph.to_proto()
-            save_onnx(baseline, folder / "baseline.onnx", external_data_above)
-            save_onnx(optimized, folder / "model.onnx", external_data_above)
-            source.student.model.config.save_pretrained(folder)
-            source.student.tokenizer.save_pretrained(folder)
-            data.save(folder / "check.npz")
-            files = record_files(folder)
+            unpruned, baseline_size = _written_models(source, folder, opset, external_data_above, progress)
+            del source  # its weights are in the graph
+            graph, reports = rewritten(unpruned, promise.plan, promise.family, heads)
+            del unpruned
+            subject = Subject(promise.plan, promise.family)
+            reports += run_passes(graph, LAYOUT, subject)
+            keep_float: list[str] = []
+            if precision == "int8":
+                progress.stage("choosing what may be int8")
+                keep_float = _stays_float(graph, folder / BASELINE, promise, progress)
+            subject = replace(subject, keep_float=tuple(keep_float), opset=opset)
+            asked = run_passes(graph, asked_passes(precision, opset), subject)
+            reports += refused_none(asked, f"the graph does not allow --precision {precision} in opset {opset}")
+            progress.stage("writing the bundle")
+            optimized = graph.bare_proto()
+            save_in_parts(optimized, graph.weights, folder / MODEL, external_data_above)
             manifest = Manifest(
                 axform_version=__version__,
-                plan=source.plan,
-                task=source.task,
-                metric=source.metric,
-                labels=list(source.labels),
-                max_drop=source.max_drop,
-                max_length=source.student.max_length(None),
+                plan=promise.plan,
+                task=promise.task,
+                metric=promise.metric,
+                labels=list(promise.labels),
+                max_drop=promise.max_drop,
+                max_length=promise.max_length,
                 precision=precision,
                 opset=opset,
                 stays_float=keep_float,
-                baseline_size=_size(baseline, ScopedGraph(baseline), files, "baseline.onnx"),
-                model_size=_size(optimized, graph, files, "model.onnx"),
+                baseline_size=baseline_size,
+                model_size=_size(optimized, graph, folder / MODEL),
                 rewrites=[_summary(report) for report in reports if report.done],
-                codes=stored_codes(optimized.graph),
+                codes=stored_codes(optimized.graph, graph.weights()),
                 op_library=OpLibrary(
                     accelerates=sorted({n.op_type for n in optimized.graph.node if n.domain == DOMAIN})
                 ),
-                files=files,
-                **source.from_run,
+                files=record_files(folder),
+                **promise.from_run,
             )
             write_manifest(folder, manifest)
             mark(folder, "bundle")
     return Bundle(out), reports
+
+
+def _written_models(
+    source: Source, folder: Path, opset: int, external_data_above: int, progress: Progress
+) -> tuple[onnx.ModelProto, GraphSize]:
+    """All that needs torch: the baseline's file and what goes with the model; the graph to rewrite, the baseline's size."""
+    progress.stage("recording PyTorch's outputs for the parity check")
+    _check_data(source).save(folder / CHECK_DATA)
+    source.student.model.config.save_pretrained(folder)
+    source.student.tokenizer.save_pretrained(folder)
+    progress.stage("exporting the baseline")
+    baseline = export_baseline(source.baseline)
+    lowered = baseline if opset == OPSET else _in_opset(baseline, opset)
+    save_onnx(lowered, folder / BASELINE, external_data_above)
+    size = _size(lowered, ScopedGraph(lowered), folder / BASELINE)
+    if source.student is not source.baseline:
+        del baseline, lowered
+        progress.stage("exporting the approximated model")
+        baseline = export_baseline(source.student)
+    return baseline, size
 
 
 def rewritten(
@@ -212,40 +225,28 @@ def refused_none(reports: list[RewriteReport], message: str) -> list[RewriteRepo
     return reports
 
 
-def save_onnx(proto: onnx.ModelProto, path: Path, external_data_above: int = EXTERNAL_DATA_ABOVE) -> None:
-    """Write a model, its weights in ``NAME.data`` beside it when they are large, and validate the file."""
-    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-    if weights > external_data_above:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        onnx.save_model(copy, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
-    else:
-        onnx.save_model(proto, path)
-    onnx.checker.check_model(str(path))
-
-
 def _check_data(source: Source) -> CheckData:
     references = []
-    with apply_plan(source.student.model, source.plan):
-        for indices in reference_batches(source.report.lengths):
-            batch = {name: torch.from_numpy(value) for name, value in source.report.batch(indices).items()}
+    rows = source.promise.report
+    with apply_plan(source.student.model, source.promise.plan):
+        for indices in reference_batches(rows.lengths):
+            batch = {name: torch.from_numpy(value) for name, value in rows.batch(indices).items()}
             outputs = named_outputs(source.student.model, batch)
             references.append(ReferenceBatch(indices, {name: value.numpy() for name, value in outputs.items()}))
-    return CheckData(source.report, references)
+    return CheckData(rows, references)
 
 
-def _stays_float(graph: ScopedGraph, baseline: onnx.ModelProto, source: Source, progress: Progress) -> list[str]:
-    progress.stage("choosing what may be int8")
-    rows = source.selection()
-    bound = smallest_accepted(metric_of(baseline, rows, source.metric), source.max_drop, source.plan.focus)
-    return stays_float(graph.to_proto(), rows, source.metric, bound, progress.step)
+def _stays_float(graph: ScopedGraph, baseline: Path, promise: Promise, progress: Progress) -> list[str]:
+    rows = promise.selection()
+    bound = smallest_accepted(metric_of(baseline, rows, promise.metric), promise.max_drop, promise.plan.focus)
+    return stays_float(graph.to_proto(), rows, promise.metric, bound, progress.step)
 
 
-def _size(proto: onnx.ModelProto, graph: ScopedGraph, files: dict[str, FileRecord], name: str) -> GraphSize:
+def _size(proto: onnx.ModelProto, graph: ScopedGraph, file: Path) -> GraphSize:
     return GraphSize(
         parameters=graph.parameters(),
         nodes=len(proto.graph.node),
-        bytes=sum(record.bytes for file, record in files.items() if file.startswith(name)),
+        bytes=sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*")),
     )
 
 

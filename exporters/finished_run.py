@@ -11,7 +11,7 @@ from ..core.plan import ApproximationPlan
 from ..errors import AxformError
 from ..toolchain.models import LoadedModel, load_fine_tuned
 from ..toolchain.run_folder import RoundRecord, RunFolder, RunRecord
-from .source import Source
+from .source import Promise, Source
 
 __all__ = ["FinishedRun"]
 
@@ -60,22 +60,23 @@ class FinishedRun:
     def source(self) -> Source:
         """The round as it is exported."""
         record = self.record
-        return Source(
-            baseline=self.baseline,
-            student=self.student,
+        promise = Promise(
             plan=self.plan,
+            family=self.student.family,
             selection=partial(self._run.read_split, "selection"),
             report=self.report,
             task=record.options.task,
             metric=record.metric,
             labels=record.labels,
             max_drop=record.options.max_drop,
+            max_length=self.student.max_length(None),
             from_run={
                 "step": self.step,
                 "round": self.round.model_dump(mode="json"),
                 "run": _without_places(record),
             },
         )
+        return Source(self.baseline, self.student, promise)
 
     def _check_descent(self, step: int) -> None:
         """Every round back to the baseline started from the weights of the one before it."""

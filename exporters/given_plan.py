@@ -15,10 +15,11 @@ from ..toolchain.data import encode
 from ..toolchain.models import load_for_task
 from ..toolchain.optimize import settle_task_data
 from ..toolchain.options import DEFAULTS, OptimizeOptions, checked_options
-from .export import EXTERNAL_DATA_ABOVE, export_source
+from .export import export_source
 from .head_mode import DEFAULT_HEADS, HeadMode
+from .onnx_file import EXTERNAL_DATA_ABOVE
 from .rewrites import RewriteReport
-from .source import Source
+from .source import Promise, Source
 
 __all__ = ["export_plan"]
 
@@ -97,18 +98,19 @@ def _read(options: OptimizeOptions, plan: ApproximationPlan, plan_path: Path, pr
     _check_for_model(plan.model, plan_path, identity, options.model)
     length = loaded.max_length(options.max_length or data.task.max_length)
     encoded = partial(encode, data.task, tokenizer=loaded.tokenizer, inputs=loaded.inputs, max_length=length)
-    return Source(
-        baseline=loaded,
-        student=loaded,
+    promise = Promise(
         plan=plan.for_model(identity),
+        family=loaded.family,
         selection=partial(encoded, frame=data.selection),
         report=encoded(frame=data.report),
         task=data.task.name,
         metric=data.task.metric,
         labels=data.task.labels,
         max_drop=options.max_drop,
+        max_length=loaded.max_length(None),
         from_run={},
     )
+    return Source(loaded, loaded, promise)
 
 
 def _check_for_model(wanted: ModelIdentity, plan_path: Path, found: ModelIdentity, model: str) -> None:

@@ -13,6 +13,7 @@ from ..core.batches import EncodedSplit
 from ..core.metrics import Metric, compute_metric
 from ..runtime.parity import run_split
 from ..runtime.session import create_session
+from .onnx_file import save_onnx
 from .passes.int8 import int8_places, to_int8
 from .scoped_graph import ScopedGraph
 
@@ -23,9 +24,9 @@ _ROWS = 500
 _BATCH = 32
 
 
-def metric_of(proto: onnx.ModelProto, split: EncodedSplit, metric: Metric) -> float:
-    """What a graph reaches on these rows as it is."""
-    return compute_metric(metric, _answers(ScopedGraph(proto), split), split.labels)
+def metric_of(file: Path, split: EncodedSplit, metric: Metric) -> float:
+    """What a model reaches on these rows as it is."""
+    return compute_metric(metric, _answers_of(file, split), split.labels)
 
 
 def stays_float(
@@ -80,7 +81,9 @@ def stays_float(
 def _answers(graph: ScopedGraph, split: EncodedSplit) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        onnx.save_model(
-            graph.to_proto(), file, save_as_external_data=True, location="model.data", size_threshold=1 << 20
-        )
-        return run_split(create_session(file, "cpu"), split, _BATCH, lambda rows: None)
+        save_onnx(graph.to_proto(), file, external_data_above=0)  # mapped, not read
+        return _answers_of(file, split)
+
+
+def _answers_of(file: Path, split: EncodedSplit) -> np.ndarray:
+    return run_split(create_session(file, "cpu"), split, _BATCH, lambda rows: None)

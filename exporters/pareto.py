@@ -16,8 +16,9 @@ from ..runtime.latency import BENCH_SECONDS, random_runner, time_interleaved, ti
 from ..runtime.session import DEFAULT_PROVIDER, Provider, create_session
 from ..toolchain.run_folder import RoundRecord, RunFolder
 from .baseline import export_baseline
-from .export import rewritten, save_onnx
+from .export import rewritten
 from .finished_run import FinishedRun
+from .onnx_file import save_onnx
 from .passes import LAYOUT, Subject, run_passes
 
 __all__ = ["State", "states_of"]

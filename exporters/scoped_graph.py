@@ -8,6 +8,7 @@ written back on the way out. Rewrites ask for the nodes of a module and never ma
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -15,10 +16,12 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from .annotations import CodesAnnotation, annotate, annotations_of
 
-__all__ = ["SCOPES", "Linear", "RewriteRefused", "ScopedGraph"]
+__all__ = ["SCOPES", "Linear", "RewriteRefused", "ScopedGraph", "type_of", "values_of"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata key under which torch.onnx.export keeps the path of modules, outermost first, and the node's own name."""
@@ -26,6 +29,20 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 _FLOATS = "fV"
 """Kinds of numpy's types that are: its own, and those that it knows from elsewhere, such as bfloat16."""
+
+
+def type_of(constant: gs.Constant) -> np.dtype:
+    """Of the values of an initializer, which stay on their way from the file until they are asked for."""
+    held = constant._values
+    if isinstance(held, LazyValues):
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(held.tensor.data_type))
+    return np.dtype(held.dtype)
+
+
+def values_of(constant: gs.Constant) -> np.ndarray:
+    """Of an initializer, read anew from the file; it keeps none of them, since what replaces it is as large."""
+    held = constant._values
+    return np.asarray(held.load() if isinstance(held, LazyValues) else held)
 
 
 class RewriteRefused(Exception):
@@ -53,8 +70,22 @@ class ScopedGraph:
 
     def to_proto(self) -> onnx.ModelProto:
         """The cleaned-up graph as a ModelProto, with scopes and functions."""
+        proto = self.bare_proto()
+        proto.graph.initializer.extend(self.weights())
+        return proto
+
+    def weights(self) -> Iterator[onnx.TensorProto]:
+        """The initializers in use, one after the other, since together they are as large as the model."""
+        for name, constant in self._constants().items():
+            if name in self._in_4_bits:
+                yield onnx.numpy_helper.from_array(constant.values.astype(ml_dtypes.int4), name)
+            else:
+                yield OnnxExporter.export_tensor_proto(constant)
+
+    def bare_proto(self) -> onnx.ModelProto:
+        """`to_proto` without the initializers."""
         self.tidy()
-        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        proto = self._without_values()
         for node in proto.graph.node:
             if node.output[0] in self._scopes:
                 node.metadata_props.add(key=SCOPES, value=str(list(self._scopes[node.output[0]])))
@@ -65,7 +96,7 @@ class ScopedGraph:
                 proto.opset_import.append(onnx.helper.make_opsetid(function.domain, 1))
         proto.ir_version = self._ir_version
         proto.producer_name = self._producer
-        self._store_codes(proto.graph)
+        annotate(proto.graph, self.annotations)
         return proto
 
     def add_function(self, function: onnx.FunctionProto) -> None:
@@ -211,9 +242,9 @@ class ScopedGraph:
         said = self.annotations
         codes, scales = {one.tensor for one in said}, {one.scales for one in said}
         return sum(one.values for one in said) + sum(
-            tensor.values.size
+            math.prod(tensor.shape)
             for name, tensor in self._constants().items()
-            if name not in codes | scales and (tensor.values.dtype.kind in _FLOATS or tensor.values.dtype == np.int8)
+            if name not in codes | scales and (type_of(tensor).kind in _FLOATS or type_of(tensor) == np.int8)
         )
 
     def _constants(self) -> dict[str, gs.Constant]:
@@ -234,13 +265,19 @@ class ScopedGraph:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
         return copy
 
-    def _store_codes(self, graph: onnx.GraphProto) -> None:
-        """INT4 where it is wanted, and what the file says of codes."""
-        for tensor in graph.initializer:
-            if tensor.name in self._in_4_bits:
-                codes = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.int4)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
-        annotate(graph, self.annotations)
+    def _without_values(self) -> onnx.ModelProto:
+        """As onnx-graphsurgeon writes it, which would copy every initializer twice."""
+        held = [(constant, constant._values) for constant in self._constants().values()]
+        nothing = LazyValues(onnx.TensorProto(data_type=onnx.TensorProto.FLOAT, dims=[0]))
+        try:
+            for constant, _ in held:
+                constant.values = nothing
+            proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        finally:
+            for constant, values in held:
+                constant.values = values
+        del proto.graph.initializer[:]
+        return proto
 
     def _unique(self, name: str) -> str:
         unique, number = name, 1
@@ -260,7 +297,7 @@ class Linear:
             node
             for op in ("MatMul", "Gemm")
             for node in graph.nodes_in(module, op)
-            if isinstance(node.inputs[1], gs.Constant) and node.inputs[1].values.ndim == 2
+            if isinstance(node.inputs[1], gs.Constant) and len(node.inputs[1].shape) == 2
         ]
         if len(products) != 1:
             raise RewriteRefused(f"{module} has {len(products)} products with a weight matrix where one is needed")
@@ -293,7 +330,7 @@ class Linear:
     @property
     def weights(self) -> np.ndarray:
         """(outputs, inputs)."""
-        values: np.ndarray = self._product.inputs[1].values
+        values = values_of(self._product.inputs[1])
         return values if self.is_transposed else values.T
 
     def keep_inputs(self, positions: Sequence[int]) -> None:
@@ -303,12 +340,14 @@ class Linear:
     def keep_outputs(self, positions: Sequence[int]) -> None:
         """Keep the weights and biases of these output features only."""
         self._take(self._product, 1, positions, self._out_axis)
-        if self._bias_node is not None and self._bias_node.inputs[self._bias_index].values.size > 1:
+        if self._bias_node is not None and math.prod(self._bias_node.inputs[self._bias_index].shape) > 1:
             self._take(self._bias_node, self._bias_index, positions, -1)
 
     def _take(self, node: gs.Node, index: int, positions: Sequence[int], axis: int) -> None:
         old = node.inputs[index]
-        node.inputs[index] = self._graph.constant(f"{self.module}.{old.name}", old.values.take(positions, axis=axis))
+        node.inputs[index] = self._graph.constant(
+            f"{self.module}.{old.name}", values_of(old).take(positions, axis=axis)
+        )
 
     def _find_bias(self) -> tuple[gs.Node | None, int]:
         if self._product.op == "Gemm":

@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.batches import EncodedSplit
+from ..core.families import Family
 from ..core.metrics import Metric
 from ..core.plan import ApproximationPlan
 from ..toolchain.models import LoadedModel
 
-__all__ = ["Source"]
+__all__ = ["Promise", "Source"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model with a plan, and what tells whether the plan keeps its promise."""
+class Promise:
+    """A plan, and what tells whether it keeps what it promises; without the weights, which are large."""
 
-    baseline: LoadedModel
-    """Unpruned, to compare with."""
-    student: LoadedModel
-    """What the plan is for; the baseline itself where nothing was trained with the plan."""
     plan: ApproximationPlan
+    family: Family
     selection: Callable[[], EncodedSplit]
     """Reads the rows that judged trials, tokenized, on which a lower precision may choose, too."""
     report: EncodedSplit
@@ -31,5 +29,18 @@ class Source:
     metric: Metric
     labels: tuple[str, ...]
     max_drop: float
+    max_length: int
+    """Tokens that the model can take."""
     from_run: dict[str, Any]
     """The manifest's fields of the run that it came from; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with a plan."""
+
+    baseline: LoadedModel
+    """Unpruned, to compare with."""
+    student: LoadedModel
+    """What the plan is for; the baseline itself where nothing was trained with the plan."""
+    promise: Promise

@@ -26,6 +26,9 @@ from ..locks import locked
 from ..seals import FileRecord, first_damage
 
 __all__ = [
+    "BASELINE",
+    "CHECK_DATA",
+    "MODEL",
     "SCHEMA_VERSION",
     "Bundle",
     "GraphSize",
@@ -38,7 +41,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 2
-_NEEDED = ("model.onnx", "baseline.onnx", "check.npz")
+MODEL, BASELINE, CHECK_DATA = "model.onnx", "baseline.onnx", "check.npz"
+_NEEDED = (MODEL, BASELINE, CHECK_DATA)
 _REMEDY = "export again with axform-export"
 _RECORDING_SECONDS = 10.0
 """How long to wait for another process that records its result; that takes it milliseconds."""
@@ -158,15 +162,15 @@ class Bundle:
 
     @property
     def model(self) -> Path:
-        return self.path / "model.onnx"
+        return self.path / MODEL
 
     @property
     def baseline(self) -> Path:
-        return self.path / "baseline.onnx"
+        return self.path / BASELINE
 
     @property
     def check_data(self) -> Path:
-        return self.path / "check.npz"
+        return self.path / CHECK_DATA
 
     def verify(self) -> None:
         """Compare every file with its checksum.

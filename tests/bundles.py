@@ -10,7 +10,8 @@ import onnx
 import torch
 from axform.core.batches import EncodedSplit
 from axform.exporters.baseline import export_baseline, named_outputs
-from axform.exporters.export import rewrite, save_onnx
+from axform.exporters.export import rewrite
+from axform.exporters.onnx_file import save_onnx
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.runtime.bundle import Bundle, GraphSize, Manifest, OpLibrary, write_manifest
 from axform.runtime.check_data import CheckData, ReferenceBatch

@@ -99,9 +99,9 @@ def test_a_plan_that_names_its_task_and_weights_needs_neither_said(written, tmp_
     named = MODEL | {"fingerprint": fingerprint(load_fine_tuned(model).model)}
     path = written(model=named, task="text-classification")
     source = export_plan(str(model), path, tmp_path / "bundle", data=str(sentiment), max_length=8)
-    assert source.task == "text-classification" and source.labels == ("LABEL_0", "LABEL_1")
-    assert source.student is source.baseline and source.max_drop == DEFAULTS["max_drop"]
-    assert len(source.report) == 80 and source.report.lengths.max() == 8
+    assert source.promise.task == "text-classification" and source.promise.labels == ("LABEL_0", "LABEL_1")
+    assert source.student is source.baseline and source.promise.max_drop == DEFAULTS["max_drop"]
+    assert len(source.promise.report) == 80 and source.promise.report.lengths.max() == 8
 
 
 @pytest.mark.parametrize(

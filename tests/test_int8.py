@@ -18,6 +18,7 @@ from axform.core.quantization import codes_of
 from axform.exporters import cli as export_cli
 from axform.exporters.export import export
 from axform.exporters.int8_choice import metric_of, stays_float
+from axform.exporters.onnx_file import save_onnx
 from axform.exporters.passes import int8
 from axform.exporters.passes.int8 import int8_places, to_int8
 from axform.exporters.scoped_graph import ScopedGraph
@@ -143,9 +144,10 @@ def judged(exported) -> tuple[onnx.ModelProto, EncodedSplit]:
     return proto, EncodedSplit(features, answers.argmax(-1), split.pad_values)
 
 
-def test_nothing_stays_float_where_all_of_it_keeps_the_bound(judged):
+def test_nothing_stays_float_where_all_of_it_keeps_the_bound(judged, tmp_path):
     proto, split = judged
-    assert metric_of(proto, split, "accuracy") == 1
+    save_onnx(proto, tmp_path / "model.onnx")
+    assert metric_of(tmp_path / "model.onnx", split, "accuracy") == 1
     assert stays_float(proto, split, "accuracy", bound=0.1) == []
 
 

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..rewrites.report import Change, Recorder, RewriteReport
-from ..scoped_graph import ScopedGraph
+from ..scoped_graph import ScopedGraph, type_of, values_of
 
 __all__ = ["HalfPrecision", "to_half"]
 
@@ -43,8 +43,8 @@ def to_half(graph: ScopedGraph, kind: HalfPrecision) -> RewriteReport:
         return recorder.report(kind)
     for node in graph.graph.nodes:
         for tensor in node.inputs:
-            if _is_float(tensor) and tensor.values.ndim == 2:
-                shape = " x ".join(map(str, tensor.values.shape))
+            if _is_float(tensor) and len(tensor.shape) == 2:
+                shape = " x ".join(map(str, tensor.shape))
                 recorder.changes.append(Change(graph.module_of(node) or tensor.name, f"{shape} in {kind}"))
     _convert_weights(graph, kind)
     _convert_casts(graph, kind)
@@ -53,14 +53,15 @@ def to_half(graph: ScopedGraph, kind: HalfPrecision) -> RewriteReport:
 
 
 def _is_float(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and tensor.values.dtype == np.float32
+    return isinstance(tensor, gs.Constant) and type_of(tensor) == np.float32
 
 
 def _too_large(graph: ScopedGraph, kind: HalfPrecision) -> list[Change]:
     weights = {id(t): t for node in graph.graph.nodes for t in node.inputs if _is_float(t)}
     found = []
     for tensor in weights.values():
-        finite = np.abs(tensor.values[np.isfinite(tensor.values)])
+        values = values_of(tensor)
+        finite = np.abs(values[np.isfinite(values)])
         if finite.size and finite.max() > ml_dtypes.finfo(_NUMPY[kind]).max:
             found.append(Change(tensor.name, kind, f"holds {finite.max():.3g}, which {kind} cannot say"))
     return found
@@ -80,7 +81,7 @@ def _convert_weights(graph: ScopedGraph, kind: HalfPrecision) -> None:
         for index, tensor in enumerate(node.inputs):
             if _is_float(tensor):
                 if id(tensor) not in converted:
-                    values = tensor.values.astype(_NUMPY[kind])
+                    values: np.ndarray = values_of(tensor).astype(_NUMPY[kind])
                     converted[id(tensor)] = graph.constant(f"{tensor.name}.{kind}", values)
                     graph.scales_are_now(converted[id(tensor)], tensor)
                 node.inputs[index] = converted[id(tensor)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from functools import partial
 
@@ -11,9 +12,10 @@ import onnx_graphsurgeon as gs
 
 from ...core.quantization import codes_of
 from ...core.techniques import MOST_BITS
+from ..coded_rows import look_up_coded
 from ..coded_weights import Integers, floats_of, integers_of, is_coded
 from ..rewrites.report import Recorder, RewriteReport
-from ..scoped_graph import ScopedGraph
+from ..scoped_graph import ScopedGraph, type_of, values_of
 
 __all__ = ["int8_places", "to_int8"]
 
@@ -47,7 +49,7 @@ def to_int8(graph: ScopedGraph, keep_float: Collection[str] = ()) -> RewriteRepo
         if place not in keep_float:
             change = _quantize_table if node.op == "Gather" else _quantize_product
             weight = node.inputs[_weight_of(node)]
-            what = " x ".join(map(str, weight.values.shape)) if isinstance(weight, gs.Constant) else "codes"
+            what = " x ".join(map(str, weight.shape)) if isinstance(weight, gs.Constant) else "codes"
             recorder.attempt(place, f"{what} in int8", partial(change, graph, node))
     return recorder.report("int8")
 
@@ -60,12 +62,12 @@ def _places(graph: ScopedGraph) -> Iterator[tuple[str, gs.Node]]:
         is_product = node.op != "Gather"
         if is_product and is_coded(weight):
             shape = floats_of(weight).shape
-        elif isinstance(weight, gs.Constant) and weight.values.ndim == 2 and weight.values.dtype == np.float32:
-            shape = weight.values.shape
+        elif isinstance(weight, gs.Constant) and len(weight.shape) == 2 and type_of(weight) == np.float32:
+            shape = weight.shape
         else:
             continue
         outputs = shape[0 if _is_transposed(node) else 1]
-        if outputs >= _FEWEST_OUTPUTS if is_product else weight.values.size >= _SMALLEST_TABLE:
+        if outputs >= _FEWEST_OUTPUTS if is_product else math.prod(weight.shape) >= _SMALLEST_TABLE:
             yield graph.module_of(node), node
 
 
@@ -78,13 +80,13 @@ def _is_transposed(node: gs.Node) -> bool:
 
 
 def _quantize_table(graph: ScopedGraph, node: gs.Node) -> None:
-    table, rows = node.inputs
-    codes = codes_of(table.values, MOST_BITS)
-    gather = partial(graph.insert, "Gather", like=node, axis=0)
-    chosen = gather(f"{table.name}.codes", [graph.constant(f"{table.name}.int8", codes.values), rows])
-    factors = gather(f"{table.name}.factors", [graph.constant(f"{table.name}.scales", codes.scales), rows])
-    values = graph.insert("Cast", f"{table.name}.float", [chosen], node, to=int(onnx.TensorProto.FLOAT))
-    graph.take_over(graph.insert("Mul", f"{table.name}.values", [values, factors], node), node)
+    table = node.inputs[0]
+    codes = codes_of(values_of(table), MOST_BITS)
+    stored, scales = (
+        graph.constant(f"{table.name}.int8", codes.values),
+        graph.constant(f"{table.name}.scales", codes.scales),
+    )
+    look_up_coded(graph, node, table.name, stored, scales)
 
 
 def _quantize_product(graph: ScopedGraph, node: gs.Node) -> None:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from ...core.opset import OPSET
 from ..rewrites.quantize import int4_as_streams
 from ..rewrites.report import Change, Recorder, RewriteReport
-from ..scoped_graph import RewriteRefused, ScopedGraph
+from ..scoped_graph import RewriteRefused, ScopedGraph, type_of
 
 __all__ = ["lower_opset"]
 
@@ -63,7 +63,7 @@ def _unknown(node: gs.Node, version: int) -> list[Change]:
         if node.attrs[name] != defaults.get(name):
             return [Change(place, node.op, f"opset {version} has no {name} for {node.op}")]
         del node.attrs[name]
-    types = {t.values.dtype for t in node.inputs if isinstance(t, gs.Constant)}
+    types = {type_of(t) for t in node.inputs if isinstance(t, gs.Constant)}
     needed = [_FIRST_OF_TYPE.get(onnx.helper.np_dtype_to_tensor_dtype(kind), 0) for kind in types]
     if max(needed, default=0) > version:
         return [Change(place, node.op, f"its weights are of a type that came with opset {max(needed)}")]

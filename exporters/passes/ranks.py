@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_graphsurgeon as gs
 
 from ..scoped_graph import ScopedGraph
@@ -32,7 +34,7 @@ class Ranks:
 
     def of(self, tensor: gs.Tensor) -> int | None:
         """None where it is not easily told."""
-        return int(tensor.values.ndim) if isinstance(tensor, gs.Constant) else self._ranks.get(id(tensor))
+        return len(tensor.shape) if isinstance(tensor, gs.Constant) else self._ranks.get(id(tensor))
 
     def is_constant(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor is the same for every input."""
@@ -58,7 +60,7 @@ class Ranks:
 def _length(sizes: gs.Tensor) -> int | None:
     """The number of values in a 1-D tensor of sizes."""
     if isinstance(sizes, gs.Constant):
-        return int(sizes.values.size)
+        return math.prod(sizes.shape)
     node = sizes.inputs[0] if sizes.inputs else None
     if node is not None and node.op == "Concat":
         parts = [_length(part) for part in node.inputs]

@@ -13,8 +13,9 @@ from ...core.families import Family
 from ...core.opset import DOMAIN
 from ...core.plan import ApproximationPlan, Bits
 from ...core.quantization import Codes, LayerMatrix, codes_of, layer_matrices, packed
+from ..coded_rows import look_up_coded
 from ..functions import unpack_bits_function
-from ..scoped_graph import RewriteRefused, ScopedGraph
+from ..scoped_graph import RewriteRefused, ScopedGraph, type_of, values_of
 from .report import Recorder, RewriteReport
 
 __all__ = ["int4_as_streams", "quantize"]
@@ -52,9 +53,7 @@ def _outside(graph: ScopedGraph, layers: str) -> Iterator[tuple[str, gs.Node]]:
     for node in graph.graph.nodes:
         if node.op in ("MatMul", "Gemm", "Gather"):
             weight, module = node.inputs[0 if node.op == "Gather" else 1], graph.module_of(node)
-            is_matrix = (
-                isinstance(weight, gs.Constant) and weight.values.ndim == 2 and weight.values.dtype == np.float32
-            )
+            is_matrix = isinstance(weight, gs.Constant) and len(weight.shape) == 2 and type_of(weight) == np.float32
             if is_matrix and not module.startswith(layers):
                 yield module, node
 
@@ -85,28 +84,21 @@ def _quantize_linear(graph: ScopedGraph, module: str, matrix: LayerMatrix) -> No
 
 def _quantize_product(graph: ScopedGraph, module: str, node: gs.Node, part: Bits) -> None:
     is_transposed = node.op == "Gemm" and bool(node.attrs.get("transB", 0))
-    weights = node.inputs[1].values if is_transposed else node.inputs[1].values.T
+    weights = values_of(node.inputs[1])
+    weights = weights if is_transposed else weights.T
     codes = codes_of(np.ascontiguousarray(weights), part.bits, part.group)
     node.inputs[1] = _decoded(graph, module, codes, node, is_transposed)
 
 
 def _quantize_table(graph: ScopedGraph, module: str, node: gs.Node, part: Bits) -> None:
-    table, rows = node.inputs
     if node.attrs.get("axis", 0) != 0:
         raise RewriteRefused(f"{module} is gathered along another axis than its rows")
-    codes = codes_of(table.values, part.bits, part.group)
+    codes = codes_of(values_of(node.inputs[0]), part.bits, part.group)
     scales = graph.constant(f"{module}.scales", codes.scales)
     stored = _stored(graph, module, codes.values, codes, scales, node)
     if isinstance(stored, gs.Constant) and codes.bits == 4:
         stored = graph.insert("Cast", f"{module}.int8", [stored], node, to=_INT8)
-    gather = partial(graph.insert, "Gather", like=node, axis=0)
-    chosen = gather(f"{module}.chosen", [stored, rows])
-    factors = gather(f"{module}.factors", [scales, rows])
-    if codes.scales.shape[1] > 1:
-        of_value = graph.constant(f"{module}.group_of_value", np.arange(codes.values.shape[1]) // codes.group)
-        factors = graph.insert("Gather", f"{module}.factors", [factors, of_value], node, axis=-1)
-    values = graph.insert("Cast", f"{module}.float", [chosen], node, to=_FLOAT)
-    graph.take_over(graph.insert("Mul", f"{module}.values", [values, factors], node), node)
+    look_up_coded(graph, node, module, stored, scales, codes.group if codes.scales.shape[1] > 1 else None)
 
 
 def _decoded(graph: ScopedGraph, module: str, codes: Codes, node: gs.Node, is_transposed: bool) -> gs.Tensor:

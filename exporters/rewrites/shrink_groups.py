@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -66,9 +67,9 @@ def _check_elementwise(up: Linear, down: Linear) -> None:
             continue
         seen.add(id(tensor))
         if isinstance(tensor, gs.Constant):
-            if tensor.values.size != 1:
+            if math.prod(tensor.shape) != 1:
                 raise RewriteRefused(
-                    f"{down.module} reads a constant of shape {tensor.values.shape} beside {up.module}"
+                    f"{down.module} reads a constant of shape {tuple(tensor.shape)} beside {up.module}"
                 )
             continue
         producer = tensor.inputs[0] if tensor.inputs else None

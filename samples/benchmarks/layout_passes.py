@@ -23,7 +23,8 @@ from axform.core.plan import ApproximationPlan, Remove
 from axform.core.progress import Progress
 from axform.errors import AxformError
 from axform.exporters.baseline import export_baseline
-from axform.exporters.export import rewritten, save_onnx
+from axform.exporters.export import rewritten
+from axform.exporters.onnx_file import save_onnx
 from axform.exporters.passes import LAYOUT, Subject, run_passes
 from axform.files import write_json
 from axform.runtime.bundle import Bundle

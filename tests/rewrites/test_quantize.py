@@ -94,7 +94,7 @@ def test_the_file_tells_its_codes_and_is_no_larger(exported):
     proto = quantized(baseline, plan, loaded.family)
     told, tensors = annotations_of(proto.graph), {tensor.name: tensor for tensor in proto.graph.initializer}
     assert {one.bits for one in told} >= {4, 5, 8}
-    for one, stored in zip(told, stored_codes(proto.graph), strict=True):
+    for one, stored in zip(told, stored_codes(proto.graph, proto.graph.initializer), strict=True):
         tensor = tensors[one.tensor]
         assert len(tensor.raw_data) == -(-one.values * one.bits // 8) == one.bytes
         assert tensor.data_type == {4: onnx.TensorProto.INT4, 8: onnx.TensorProto.INT8}.get(
@@ -125,7 +125,9 @@ def test_codes_are_what_int8_multiplies(exported, bits, group, is_multiplied):
     proto = graph.to_proto()
     onnx.checker.check_model(proto, full_check=True)
     told = {(one.module, one.bits) for one in annotations_of(proto.graph)}
-    assert {code.tensor for code in stored_codes(proto.graph)} == {one.tensor for one in annotations_of(proto.graph)}
+    assert {code.tensor for code in stored_codes(proto.graph, proto.graph.initializer)} == {
+        one.tensor for one in annotations_of(proto.graph)
+    }
     assert (("bert.encoder.layer.1.intermediate.dense", bits) in told) == is_multiplied
     assert (("bert.encoder.layer.0.attention.self.key", 6) in told) == is_multiplied
     batch = random_batch(loaded, random.Random(0), (3, 9))
@@ -168,7 +170,8 @@ def test_scales_in_16_bits_are_still_told(exported, kind):
     onnx.checker.check_model(proto, full_check=True)
     half = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[kind]
     types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    assert {types[one.scales] for one in annotations_of(proto.graph)} == {half} and stored_codes(proto.graph)
+    assert {types[one.scales] for one in annotations_of(proto.graph)} == {half}
+    assert stored_codes(proto.graph, proto.graph.initializer)
     if kind == "fp16":  # ONNX Runtime has no bfloat16 kernels on the CPU
         batch = random_batch(loaded, random.Random(0), (3, 9))
         with apply_plan(loaded.model, plan), torch.inference_mode():
