@@ -230,6 +230,41 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
     assert outcome(run) == wanted
 
 
+@pytest.mark.parametrize(
+    ("needed", "refused", "asked"),
+    [
+        (1.0, (), [0.25, 0.25, 0.5, 1.0, 1.0]),
+        (0.5, ("round-2-training",), [0.25, 0.25, 0.5, 0.25]),
+        (9.0, (), [0.25, 0.25, 0.5, 1.0]),
+    ],
+)
+def test_a_search_that_finds_nothing_is_made_again_with_more(small, tmp_path, monkeypatch, needed, refused, asked):
+    """Round 1 finds something at once, round 2 with ``needed`` slack only; the least that was refused is not asked again."""
+    slacks, trained = [], []
+
+    def trains(loaded, *arguments, **options):
+        trained.append(arguments[4].name)
+        return fine_tune(loaded, *arguments, **options)
+
+    def finds(evaluator, options, *_):
+        slacks.append(options.thresholds.slack)
+        number, measured = evaluator.plan.changes(), evaluator.measure()
+        enough = number == 0 or slacks[-1] >= needed
+        plan = evaluator.plan.without(Target(0, "ffn.group", number)) if enough else evaluator.plan
+        return SearchResult(plan, measured, measured, 1, 0.0)
+
+    fine_tune = context.fine_tune
+    monkeypatch.setattr(context, "fine_tune", trains)
+    monkeypatch.setattr(rounds, "keeps_bound", lambda *_, **__: trained[-1] not in refused)
+    monkeypatch.setattr(searches, "search", finds)
+    run, messages = RunFolder(tmp_path / "run"), Messages()
+    record = optimize(small[0].model_copy(update={"recover": 0.25, "rounds": 3}), run.path, progress=messages)
+    assert slacks == asked
+    kept = {1.0: 3, 0.5: 1, 9.0: 1}[needed]
+    assert record.round == kept and run.read_plan().changes() == kept
+    assert any("finds nothing more to remove" in text for text in messages.seen) == (kept == 1)
+
+
 def test_trials_are_measured_on_some_rows_and_epochs_on_all(small, tmp_path, monkeypatch):
     tried, made = [], searches.Evaluator
 

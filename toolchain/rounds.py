@@ -1,7 +1,8 @@
 """Rounds of a search and a fine-tuning, each starting from the last one that kept the metric's bound.
 
 A round is judged on rows that no trial saw. One that is refused is kept in the run folder as well, but the next starts
-again where it started, with half the slack, until the slack is a quarter of the first.
+again where it started, with half the slack, until the slack is a quarter of the first. A search for what may go that finds
+nothing is made again with twice the slack, up to four times the first, unless as much was refused there.
 
 Where several teachers know more than the baseline, the first round removes nothing and learns from them: with the accuracy
 focus that is a gain which later rounds have to keep, with the others one that they may spend. A run that starts from another
@@ -12,6 +13,7 @@ With the size focus rounds of another kind follow, which give weights fewer bits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -39,7 +41,8 @@ _BITS_ROUNDS = 3
 """That give weights fewer bits, at most: the first mostly ends it, and a refused one is tried again with half the slack."""
 _SMALLEST_SLACK = 0.25
 """Share of the first slack with which a refused round is not tried again with less."""
-
+_LARGEST_SLACK = 4.0
+"""Times the first slack that a search which found nothing may be made again with, at most."""
 
 _Look = Callable[[Start, int], SearchResult]
 """Finds what a round of that number does to its start."""
@@ -84,27 +87,44 @@ class Rounds:
         kept, done = (self._settle_taken(self._taken), 1) if self._taken else (0, 0)
         done, kept = self._go_on(done, kept, self._options.most_rounds, self._searches.for_removals, "to remove")
         if self._options.focus == "size":
-            done, kept = self._go_on(done, kept, _BITS_ROUNDS, self._searches.for_bits, "to tell in fewer bits")
+            done, kept = self._go_on(
+                done, kept, _BITS_ROUNDS, self._searches.for_bits, "to tell in fewer bits", widest=1.0
+            )
         return done, kept
 
-    def _go_on(self, done: int, kept: int, most: int, look: _Look, for_what: str) -> tuple[int, int]:
-        """So many more rounds at most, from the kept one: (how many there are then, the last that was accepted)."""
+    def _go_on(
+        self, done: int, kept: int, most: int, look: _Look, for_what: str, widest: float = _LARGEST_SLACK
+    ) -> tuple[int, int]:
+        """So many more rounds at most, from the kept one: (how many there are then, the last that was accepted).
+
+        Args:
+            widest: times the first slack that is tried, at most.
+        """
         first = slack = self._options.first_slack
-        for number in range(done + 1, done + most + 1):
-            record = self._settle(number, slack, kept, look)
+        refused = math.inf  # the least slack that was too much for the kept round
+        last = done + most
+        while done < last:
+            record = self._settle(done + 1, slack, kept, look)
             if record is None:
-                self._context.progress.message(f"round {number} finds nothing more {for_what}")
-                return number - 1, kept
-            self._report(number, record)
+                if slack == 0 or 2 * slack > first * widest or 2 * slack >= refused:
+                    self._context.progress.message(f"round {done + 1} finds nothing more {for_what}")
+                    return done, kept
+                self._context.progress.message(
+                    f"round {done + 1} finds nothing {for_what} with recover = {slack:g}; it looks again with {2 * slack:g}"
+                )
+                slack *= 2
+                continue
+            done += 1
+            self._report(done, record)
             if record.is_accepted:
-                kept = number
-            elif self._learns(number):
+                kept, refused = done, math.inf
+            elif self._learns(done):
                 continue
             elif slack <= first * _SMALLEST_SLACK:
-                return number, kept
+                return done, kept
             else:
-                slack /= 2
-        return done + most, kept
+                refused, slack = slack, slack / 2
+        return done, kept
 
     def _settle_taken(self, taken: Round) -> int:
         """Put another run's round in place of the first search: its number, or 0 where it is refused here."""

@@ -3,7 +3,7 @@
 options.json   what was asked for
 inputs/        what the run started on: digests of its data and model, the tokenized rows that judge trials or are reported
 baseline/      the fine-tuned, unpruned model: the teacher and the graph to compare with
-trials.jsonl   the journal of the first search (trials-2.jsonl ... when it was repeated)
+trials.jsonl   the journal of the first search (trials-2.jsonl ..., trials-x2-3.jsonl with twice the slack)
 teacher-1/     fine-tuned like the baseline with another seed, where several models teach; teacher-2/ ...
 round-0/       the baseline's plan, which changes nothing, and its measurements
 round-1/       what a search and the fine-tuning after it gave: plan.json, model/ (full size), round.json; round-2/ ...

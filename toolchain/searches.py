@@ -72,12 +72,13 @@ class Searches:
 
     def for_removals(self, start: Start, number: int) -> SearchResult:
         """What may go."""
-        options = self._search_options(start.slack)
+        options, first = self._search_options(start.slack), self._options.first_slack
+        again = "" if start.slack == first else f"-x{start.slack / first:g}"
         return self._searched(
             start,
             number,
             "searching",
-            self._run.journal(number),
+            self._run.journal(number, f"trials{again}"),
             {},
             lambda evaluator, journal: search(evaluator, options, journal, self._report_trial),
         )
