@@ -37,7 +37,7 @@ _LIBRARIES = {
     "pandas": ("pandas", "dataframes", "dataframe"),
 }
 """Import name -> the names that are masked in its sentences."""
-_SENTENCES = 900
+_SENTENCES = 1500
 """Sentences per library."""
 _VALIDATION_SHARE = 0.2
 _MASK = "library"
@@ -76,8 +76,8 @@ def _options(data: Path, focus: Focus) -> OptimizeOptions:
         max_drop=0.02,
         learning_rate=1e-4,
         baseline_epochs=2,
-        final_epochs=10,
-        recover=0.125,
+        final_epochs=7,
+        recover=0.1,
         rounds=1,
     )
 
