@@ -19,6 +19,7 @@ from .files import write_json, write_text, writing
 from .runtime.gate import ALPHA, LOOK_SECONDS, MAX_REGRESSION
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import DEFAULT_PROVIDER, Provider
+from .serving.cli import serve_command
 from .summaries import bench_tables, check_tables, contents_tables, gate_tables, pareto_table
 from .toolchain.cli import optimize_command
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command("optimize")(optimize_command)
 app.command("export")(export_command)
+app.command("serve")(serve_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,93 @@
+"""The two addresses of a server, taken before any worker starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from ..errors import AxformError
+
+__all__ = ["Sockets", "open_sockets"]
+
+_BACKLOG = 2048
+
+
+@dataclass
+class Sockets:
+    """What workers get: a socket that listens for HTTP, which they share, and a port on which each listens for gRPC."""
+
+    address: str
+    """Numeric."""
+    http: socket.socket
+    reserved: socket.socket
+    """Bound to the port of gRPC and never listening: it keeps the port ours while no worker does."""
+
+    @property
+    def grpc_port(self) -> int:
+        port: int = self.reserved.getsockname()[1]
+        return port
+
+    @property
+    def http_address(self) -> str:
+        return f"http://{self._host}:{self.http.getsockname()[1]}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{self._host}:{self.grpc_port}"
+
+    def close(self) -> None:
+        self.http.close()
+        self.reserved.close()
+
+    @property
+    def _host(self) -> str:
+        return f"[{self.address}]" if ":" in self.address else self.address
+
+
+def open_sockets(host: str, port: int, grpc_port: int) -> Sockets:
+    """Take both ports.
+
+    Raises:
+        AxformError: a host that is not of this machine, or a port that is taken.
+    """
+    try:
+        family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise AxformError(f"--host {host}: no such address ({error}); give one of this machine, or 0.0.0.0.") from None
+    address = str(found[0])
+    http = _bound(family, address, port, "--port", shared=False)
+    try:
+        http.listen(_BACKLOG)
+        reserved = _bound(family, address, grpc_port, "--grpc-port", shared=True)
+    except BaseException:
+        http.close()
+        raise
+    return Sockets(address, http, reserved)
+
+
+def _bound(family: int, address: str, port: int, flag: str, *, shared: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if shared:
+            # Whoever listens there already without sharing it is found by trying alone first.
+            _probe(family, address, port)
+            if hasattr(socket, "SO_REUSEPORT"):
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        elif os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+    except OSError as error:
+        made.close()
+        raise AxformError(
+            f"{flag} {port}: cannot be listened on at {address} ({error.strerror or error}); name another one."
+        ) from None
+    return made
+
+
+def _probe(family: int, address: str, port: int) -> None:
+    """Another server that shares its port would get a part of our requests."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((address, port))
