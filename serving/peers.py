@@ -11,7 +11,6 @@ import itertools
 import json
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 from .refusals import Reason, Refused
@@ -80,13 +79,6 @@ class Peers:
         for asked in self._asked.values():
             if not asked.done():
                 asked.set_exception(Refused(Reason.UNAVAILABLE, "the server is about to stop."))
-
-    async def close(self) -> None:
-        """Send what is left, and hang up."""
-        with suppress(OSError):
-            await self._writer.drain()
-            self._writer.close()
-            await self._writer.wait_closed()
 
     async def _do(self, obey: Obey, message: dict[str, Any]) -> None:
         result = await obey(message["command"], message["model"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import AxformError
@@ -64,27 +64,6 @@ class Repository:
         if entry.model is None:
             raise Refused(Reason.UNAVAILABLE, f"model {name} is not loaded ({entry.problem}).")
         return entry.model
-
-    async def load_all(self, but: Collection[str] = (), strict: bool = True) -> None:
-        """Load every bundle.
-
-        Args:
-            but: names of those that were unloaded.
-            strict: False goes on without one that cannot be loaded.
-
-        Raises:
-            AxformError: of the first that cannot be.
-        """
-        for name, entry in self._entries.items():
-            if name in but:
-                entry.problem = "unloaded"
-                continue
-            try:
-                await self.load(name)
-            except AxformError as error:
-                if strict:
-                    raise
-                log("not loaded", "error", model=name, reason=error)
 
     async def load(self, name: str) -> None:
         """Load a bundle, or load it again: the new model takes the place of the old when it has run once.

@@ -50,6 +50,10 @@ class _Process:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     models: list[dict[str, str]] = field(default_factory=list)
     failure: str | None = None
+    answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    """What it has been asked and has not yet said."""
+    missed: list[tuple[str, str]] = field(default_factory=list)
+    """(command, model) that the others were told while it was starting."""
     started: float = field(default_factory=time.monotonic)
     listening: asyncio.Task[None] | None = None
 
@@ -67,7 +71,6 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._workers: dict[int, _Process] = {}
         self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._unloaded: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watcher = Watcher(settings.bundles)
@@ -94,19 +97,23 @@ class Supervisor:
             self._stop.set()
             sockets.close()  # or connections would still be taken, and nobody would answer them
             codes = await self._stop_workers()
-        await asyncio.gather(*keepers)
+            await asyncio.gather(*keepers, return_exceptions=True)
         return 0 if not any(codes) else 1
 
     async def _keep(self, index: int, sockets: Sockets) -> None:
         """Keep a worker alive."""
-        is_replacement = False
+        is_replacement, pause = False, 0.0
         while not self._stop.is_set():
             worker = await self._spawn(index, sockets, is_replacement)
             self._workers[index] = worker
+            if self._stop.is_set():
+                worker.process.terminate()
             code = await worker.process.wait()
             worker.writer.close()
             if worker.listening is not None:
                 await worker.listening
+            for future in worker.answers.values():
+                future.cancel()
             if self._stop.is_set():
                 return
             if worker.failure is not None and not is_replacement:
@@ -115,7 +122,7 @@ class Supervisor:
                 raise AxformError(f"a worker ended with code {code} before it was ready; see the log above.")
             is_replacement = True
             lived = time.monotonic() - worker.started
-            pause = 0.0 if lived > _LONG_ENOUGH else min(_LONGEST_PAUSE, _LONG_ENOUGH - lived) / 5
+            pause = 0.0 if lived > _LONG_ENOUGH else min(_LONGEST_PAUSE, 2 * pause + 0.2)
             log("worker ended", "warning", worker=index, code=code, failure=worker.failure, restart_in=round(pause, 2))
             await self._pause(pause)
 
@@ -154,12 +161,14 @@ class Supervisor:
                 if message["type"] == "ready":
                     worker.models = message["models"]
                     worker.ready.set()
+                    for command, model in worker.missed:
+                        send_line(worker.writer, type="do", id=next(self._numbers), command=command, model=model)
                     log("worker ready", worker=worker.index, pid=worker.process.pid)
                 elif message["type"] == "failed":
                     worker.failure = message["error"]
                 elif message["type"] == "ask":
                     self._start(self._answer(worker, message))
-                elif (future := self._answers.get(message["id"])) is not None and not future.done():
+                elif (future := worker.answers.get(message["id"])) is not None and not future.done():
                     future.set_result(message["result"])
         except (OSError, ValueError) as error:
             if not self._stop.is_set():
@@ -175,17 +184,21 @@ class Supervisor:
             self._unloaded.add(model)
         elif command == "load":
             self._unloaded.discard(model)
-        asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        for worker in self._workers.values():
-            if worker.ready.is_set() and worker.process.returncode is None:
-                number = next(self._numbers)
-                asked[number] = self._answers[number] = asyncio.get_running_loop().create_future()
+        number = next(self._numbers)
+        asked: list[asyncio.Future[dict[str, Any]]] = []
+        workers = [worker for worker in self._workers.values() if worker.process.returncode is None]
+        for worker in workers:
+            if worker.ready.is_set():
+                asked.append(asyncio.get_running_loop().create_future())
+                worker.answers[number] = asked[-1]
                 send_line(worker.writer, type="do", id=number, command=command, model=model)
+            elif command != "counts":
+                worker.missed.append((command, model))
         if asked:
-            await asyncio.wait(asked.values(), timeout=_ANSWER_SECONDS.get(command, _LOAD_SECONDS))
-        results = [future.result() for future in asked.values() if future.done()]
-        for number in asked:
-            del self._answers[number]
+            await asyncio.wait(asked, timeout=_ANSWER_SECONDS.get(command, _LOAD_SECONDS))
+        results = [future.result() for future in asked if future.done() and not future.cancelled()]
+        for worker in workers:
+            worker.answers.pop(number, None)
         if command != "counts":
             errors = sorted({result["error"] for result in results if "error" in result})
             done: dict[str, Any] = {"workers": len(results), "model": model}
@@ -220,19 +233,19 @@ class Supervisor:
 
     async def _stop_workers(self) -> list[int]:
         """Exit codes."""
-        for worker in self._workers.values():
-            if worker.process.returncode is None:
-                worker.process.terminate()
+        running = [worker for worker in self._workers.values() if worker.process.returncode is None]
+        for worker in running:
+            worker.process.terminate()
         codes = []
         longest = self._settings.drain_delay + DRAIN_SECONDS + _KILL_AFTER
-        for worker in self._workers.values():
+        for worker in running:
             try:
                 code = await asyncio.wait_for(worker.process.wait(), longest)
             except asyncio.TimeoutError:
                 log("worker killed", "error", worker=worker.index)
                 worker.process.kill()
                 code = await worker.process.wait()
-            codes.append(code)
+            codes.append(code if worker.ready.is_set() else 0)  # while it starts, a signal may end it at once
         return codes
 
     async def _pause(self, seconds: float) -> None:
