@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .grpc_codec import read_call, write_answer
@@ -31,6 +32,8 @@ def _answering(method: _Method) -> _Method:
     @functools.wraps(method)
     async def call(self: Any, request: Any, context: Any) -> Any:
         try:
+            if request is None:
+                raise Refused(Reason.INVALID, "the bytes are no message of this method; see the protocol's definition.")
             return await method(self, request, context)
         except Refused as error:
             await context.abort(grpc.StatusCode[error.reason.code], str(error))
@@ -47,12 +50,15 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
 
+    @_answering
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.ServerLiveResponse(live=True)
 
+    @_answering
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=self._service.is_ready())
 
+    @_answering
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         try:
             self._service.model(request.name, request.version)
@@ -100,6 +106,23 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.RepositoryModelUnloadResponse()
 
 
+class _Parsing(grpc.aio.ServerInterceptor):
+    """Lets bytes that are no message reach the method as None: grpc itself would call them a fault of the server."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        return handler._replace(request_deserializer=functools.partial(_parsed, handler.request_deserializer))
+
+
+def _parsed(parse: Callable[[bytes], Any], content: bytes) -> Any:
+    try:
+        return parse(content)
+    except DecodeError:
+        return None
+
+
 class _KeyCheck(grpc.aio.ServerInterceptor):
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -122,7 +145,7 @@ def make_grpc_server(service: Service, keys: ApiKeys | None) -> Any:
     """A ``grpc.aio.Server`` over a service, without a port yet."""
     settings = service.settings
     server = grpc.aio.server(
-        interceptors=[] if keys is None else [_KeyCheck(keys)],
+        interceptors=[_Parsing()] if keys is None else [_KeyCheck(keys), _Parsing()],
         options=[
             ("grpc.so_reuseport", 1),  # how its workers share a port
             ("grpc.max_receive_message_length", settings.max_body),

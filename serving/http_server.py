@@ -34,6 +34,9 @@ class _BoundedProtocol(HttpToolsProtocol):
     """Seconds; a class of its own sets it for a server."""
     _header_timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    """Received since the request began."""
+    _named_bytes = 0
+    """Of names and values of its headers, which may all come at once."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -42,6 +45,12 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect_headers()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._named_bytes += len(name) + len(value)
+        if self._named_bytes > _MOST_HEADER:
+            raise ValueError("too long")  # which the parser answers with 400
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._forget_timer()
@@ -59,7 +68,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _expect_headers(self) -> None:
         self._forget_timer()
-        self._header_bytes = 0
+        self._header_bytes = self._named_bytes = 0
         self._header_timer = self.loop.call_later(self.read_timeout, self._give_up, _TOO_SLOW)
 
     def _forget_timer(self) -> None:

@@ -30,6 +30,8 @@ VERSION = "1"
 """Of every model: a bundle is one version, and a new one takes its place."""
 _FATAL = 4
 """Severity from which ONNX Runtime writes to stderr; what is less serious is raised, too."""
+_OUT_OF_RANGE = "InvalidArgument"
+"""What ONNX Runtime raises for indices outside of a table, where no config of the bundle says how large that is."""
 _ATTEMPTS = 3
 _LONG = 4096
 """Characters of a request whose tokens are made in a thread; the event loop makes fewer in well under a millisecond."""
@@ -169,6 +171,10 @@ class ServedModel:
             return list(self._session.run(self._outputs, feeds, self._options))
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             reason = str(error).strip().partition("\n")[0]
+            if type(error).__name__ == _OUT_OF_RANGE:
+                raise Refused(
+                    Reason.INVALID, f"an input holds what the model does not have ({reason[:200]})."
+                ) from error
             raise Refused(Reason.FAILED, f"the model cannot run this ({reason[:200]}).") from error
 
     def _read_tokenization(self, bundle: Bundle) -> Tokenization | None:
