@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,9 @@ def named_bundles(bundles: Sequence[str]) -> dict[str, str]:
 
 
 def check_installed() -> None:
-    """Raise `AxformError` where the extra ``serve`` is not installed."""
+    """Raise `AxformError` where the extra ``serve`` is not installed, or workers cannot share a socket."""
+    if os.name != "posix":
+        raise AxformError("axform serve needs Linux or macOS, where processes share a socket; run it there.")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise AxformError(

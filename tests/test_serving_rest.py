@@ -263,9 +263,10 @@ def test_sigterm_loses_nothing_that_was_accepted(bundle):
             while not ended.is_set():
                 try:
                     statuses.append(ask(running, "/v2/models/tiny/infer", body)[0])
-                except urllib.error.URLError as error:
-                    if not isinstance(error.reason, ConnectionRefusedError):
-                        statuses.append(error.reason)
+                except OSError as error:
+                    reason = getattr(error, "reason", error)
+                    if not isinstance(reason, ConnectionRefusedError):
+                        statuses.append(reason)
                     return
 
         threads = [threading.Thread(target=client) for _ in range(4)]
