@@ -128,11 +128,10 @@ def serve_command(
                 soft_wrap=True,
             )
         out.print(f"serving {http} and gRPC {grpc}; Ctrl-C stops", soft_wrap=True)
-
-    if settings.host not in ("127.0.0.1", "::1", "localhost") and settings.api_key_file is None:
-        note(
-            f"--host {settings.host}: whoever reaches this address may ask and unload; give --api-key-file to ask for a key."
-        )
+        if settings.host not in ("127.0.0.1", "::1", "localhost") and settings.api_key_file is None:
+            note(
+                f"--host {settings.host}: whoever reaches this address may ask and unload; give --api-key-file to ask for a key."
+            )
 
     async def run() -> int:
         return await Supervisor(settings, on_ready).run()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import struct
+import sys
 from dataclasses import dataclass
 
 from ..errors import AxformError
@@ -11,6 +14,10 @@ from ..errors import AxformError
 __all__ = ["Sockets", "open_sockets"]
 
 _BACKLOG = 2048
+_ATTACH_FILTER = 26
+"""SO_ATTACH_FILTER of Linux, which Python does not name: a program that says of each packet how many bytes to keep."""
+_RETURN = 0x06
+"""BPF_RET | BPF_K: returns its constant, here 0 bytes."""
 
 
 @dataclass
@@ -35,6 +42,16 @@ class Sockets:
     @property
     def grpc_address(self) -> str:
         return f"{self._host}:{self.grpc_port}"
+
+    def take_no_more(self) -> None:
+        """Let the system make no connection any more, in any worker; what it has made can still be accepted.
+
+        Without this, whoever connects between the last accept and the close is reset. Elsewhere than on Linux that
+        moment stays.
+        """
+        if sys.platform == "linux":
+            drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _RETURN, 0, 0, 0))
+            self.http.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop_all)))
 
     def close(self) -> None:
         self.http.close()

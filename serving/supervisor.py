@@ -69,6 +69,7 @@ class Supervisor:
         self._settings = settings
         self._on_ready = on_ready
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._workers: dict[int, _Process] = {}
         self._numbers = itertools.count()
         self._unloaded: set[str] = set()
@@ -95,8 +96,7 @@ class Supervisor:
             await self._stop.wait()
         finally:
             self._stop.set()
-            sockets.close()  # or connections would still be taken, and nobody would answer them
-            codes = await self._stop_workers()
+            codes = await self._stop_workers(sockets)
             await asyncio.gather(*keepers, return_exceptions=True)
         return 0 if not any(codes) else 1
 
@@ -231,11 +231,16 @@ class Supervisor:
                 return
             await self._pause(0.02)
 
-    async def _stop_workers(self) -> list[int]:
+    async def _stop_workers(self, sockets: Sockets) -> list[int]:
         """Exit codes."""
         running = [worker for worker in self._workers.values() if worker.process.returncode is None]
         for worker in running:
             worker.process.terminate()
+        if running:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._settings.drain_delay)
+        sockets.take_no_more()
+        sockets.close()  # or connections would still be taken, and nobody would answer them
         codes = []
         longest = self._settings.drain_delay + DRAIN_SECONDS + _KILL_AFTER
         for worker in running:
@@ -259,6 +264,7 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
+            self._hurry.set()
             for worker in self._workers.values():
                 if worker.process.returncode is None:
                     worker.process.terminate()

@@ -28,6 +28,8 @@ from .settings import ServeSettings
 
 __all__ = ["DRAIN_SECONDS", "WorkerTask", "cores_of", "main"]
 
+_UNTIL_CLOSED = 0.1
+"""Seconds in which the supervisor, after the same delay, lets the system make no more connections."""
 DRAIN_SECONDS = 30
 """That requests have to end in when a worker stops."""
 
@@ -107,6 +109,7 @@ class _Worker:
         await self._stop.wait()
         service.stopping = True
         await self._pause(settings.drain_delay)
+        await asyncio.sleep(_UNTIL_CLOSED)
         http_server.should_exit = True
         await asyncio.gather(serving, grpc_server.stop(DRAIN_SECONDS))
         runners.close()

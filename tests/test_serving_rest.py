@@ -21,6 +21,7 @@ import pytest
 from axform.runtime import load
 from bundles import with_its_checksums
 from serving_process import Server, alone, inputs_of, serving, start, with_tokenizer
+from support import run_command
 
 httpclient = pytest.importorskip("tritonclient.http")
 CLOSE = 1e-5
@@ -243,11 +244,11 @@ def raw_open(running: Server, content: bytes) -> Any:
 
 
 def test_who_has_left_is_not_computed_for(bundle):
-    with serving(bundle, "--max-delay-ms", 1500) as running:
+    with serving(bundle, "--max-delay-ms", 600) as running:
         body = json.dumps(as_json(inputs_of([4]))).encode()
         head = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         raw_open(running, head + body).close()
-        time.sleep(1.8)
+        time.sleep(0.9)
         statistics = ask(running, "/v2/models/stats")[1]["model_stats"][0]
         assert statistics["inference_count"] == 0
 
@@ -287,18 +288,32 @@ def test_sigterm_loses_nothing_that_was_accepted(bundle):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "not a bundle"),
         (["--max-queue", "1", "{}"], "--max-queue 1: give at least"),
         (["--port", "70000", "{}"], "--port 70000"),
+        (["--port", "9000", "--grpc-port", "9000", "{}"], "are both 9000"),
         (["--threads", "0", "{}"], "threads 0"),
+        (["--workers", "0", "{}"], "--workers 0"),
+        (["--max-delay-ms", "nan", "{}"], "--max-delay-ms nan"),
         (["--host", "no.such.host.invalid", "{}"], "--host no.such.host.invalid"),
-        (["--api-key-file", "nowhere", "{}"], "--api-key-file nowhere: cannot be read"),
-        (["--provider", "openvino", "{}"], "provider openvino"),
         (["a b={}"], "cannot be a model's name"),
         (["x={}", "x={}"], "there is a model x already"),
     ],
 )
-def test_a_mistake_is_one_error(bundle, arguments, message):
+def test_a_mistake_in_the_command_is_one_error(bundle, capsys, arguments, message):
+    code, printed = run_command(capsys, "serve", *(argument.format(bundle) for argument in arguments))
+    assert code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "not a bundle"),
+        (["--api-key-file", "nowhere", "{}"], "--api-key-file nowhere: cannot be read"),
+        (["--provider", "openvino", "{}"], "provider openvino"),
+    ],
+)
+def test_what_cannot_be_served_is_one_error(bundle, arguments, message):
     process = start(*(argument.format(bundle) for argument in arguments))
     out, err = process.communicate(timeout=30)
     last = err.strip().splitlines()[-1]
