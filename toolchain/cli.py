@@ -83,7 +83,8 @@ def optimize_command(
         float | None,
         typer.Option(
             help="Let the search cost this much more loss (0.25 = 25 %), counting on the final distillation to win it "
-            "back. When it does not, the round is refused and the next one may cost half as much. "
+            "back. When it does not, the round is refused and the next one may cost half as much; a search that finds nothing "
+            "is made again with twice as much. "
             f"Default {RECOVER} with the speed and size focus, else 0, which is the paper's search.",
             rich_help_panel=_SEARCH,
         ),
