@@ -50,12 +50,13 @@ def save_in_parts(
         onnx.checker.ValidationError: the graph is none that ONNX knows.
         OSError: the disk is full.
     """
-    _check(bare, weights())
-    if sum(len(tensor.raw_data) for tensor in weights()) > external_data_above:
+    described = [_described(tensor) for tensor in weights()]
+    _check(bare, [tensor for tensor, _ in described])
+    if sum(size for _, size in described) > external_data_above:
         told = _save_external(weights(), path.with_name(f"{path.name}.data"))
-        weights = partial(iter, told)
+        weights, described = partial(iter, told), [_described(tensor) for tensor in told]
     with path.open("wb") as file:
-        _write(bare, weights, file)
+        _write(bare, described, weights(), file)
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:
@@ -94,10 +95,9 @@ def _save_external(weights: Iterable[TensorProto], path: Path) -> list[TensorPro
                 told.append(tensor)
                 continue
             file.seek(-file.tell() % _PAGE, 1)
-            place = TensorProto()
-            _copy_fields(tensor, place, but_for="raw_data")
+            place, size = _described(tensor)
             place.data_location = TensorProto.EXTERNAL
-            where = {"location": path.name, "offset": file.tell(), "length": len(tensor.raw_data)}
+            where = {"location": path.name, "offset": file.tell(), "length": size}
             for key, value in where.items():
                 place.external_data.add(key=key, value=str(value))
             file.write(tensor.raw_data)
@@ -105,7 +105,9 @@ def _save_external(weights: Iterable[TensorProto], path: Path) -> list[TensorPro
     return told
 
 
-def _write(bare: ModelProto, weights: Callable[[], Iterable[TensorProto]], file: IO[bytes]) -> None:
+def _write(
+    bare: ModelProto, described: list[tuple[TensorProto, int]], weights: Iterable[TensorProto], file: IO[bytes]
+) -> None:
     """Protobuf's encoding: fields of a message may stand in any order, a nested one after its length.
 
     Of a weight protobuf itself would make two copies, and one to tell its size; here it is the bytes of its values.
@@ -113,24 +115,33 @@ def _write(bare: ModelProto, weights: Callable[[], Iterable[TensorProto]], file:
     rest = ModelProto()
     _copy_fields(bare, rest, but_for="graph")
     graph = bare.graph.SerializeToString(deterministic=True)
-    heads = [_head(tensor) for tensor in weights()]
-    length = len(graph) + sum(len(head) + size for head, size in heads)
+    heads = [_head(tensor, size) for tensor, size in described]
+    length = len(graph) + sum(len(head) + size for head, (_, size) in zip(heads, described, strict=True))
     file.write(rest.SerializeToString(deterministic=True))
     file.write(_tag(_GRAPH) + _varint(length) + graph)
-    for (head, _), tensor in zip(heads, weights(), strict=True):
+    for head, tensor in zip(heads, weights, strict=True):
         file.write(head)
         file.write(tensor.raw_data)
 
 
-def _head(tensor: TensorProto) -> tuple[bytes, int]:
-    """What the file says before the bytes of an initializer's values, and how many these are."""
-    size = len(tensor.raw_data)
+def _described(tensor: TensorProto) -> tuple[TensorProto, int]:
+    """An initializer without the bytes of its values, and how many these are.
+
+    Where there are none an empty field of them stays, since it says that an empty tensor is whole.
+    """
     described = TensorProto()
     _copy_fields(tensor, described, but_for="raw_data")
+    if tensor.HasField("raw_data") and not tensor.raw_data:
+        described.raw_data = b""
+    return described, len(tensor.raw_data)
+
+
+def _head(described: TensorProto, size: int) -> bytes:
+    """What the file says before the bytes of an initializer's values."""
     encoded = described.SerializeToString(deterministic=True)
-    if tensor.HasField("raw_data"):
+    if size:
         encoded += _tag(_RAW_DATA) + _varint(size)
-    return _tag(_INITIALIZER) + _varint(len(encoded) + size) + encoded, size
+    return _tag(_INITIALIZER) + _varint(len(encoded) + size) + encoded
 
 
 def _tag(field: int) -> bytes:

@@ -26,6 +26,7 @@ def model(weights: np.ndarray) -> onnx.ModelProto:
         [
             numpy_helper.from_array(weights, "w"),
             numpy_helper.from_array(np.ones(weights.shape[1], np.float32), "b"),
+            numpy_helper.from_array(np.zeros((0, 2), np.float32), "empty"),
         ],
     )
     entry = graph.quantization_annotation.add(tensor_name="w")
