@@ -64,9 +64,9 @@ RECIPES = {
         accuracy_rounds=1,
         batch_size=64,
     ),
-    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=2, size_epochs=3, accuracy_rounds=1),
+    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=4, size_epochs=3, accuracy_rounds=1),
     "mrpc": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=2, size_epochs=5, teachers=1),
-    "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=8, rounds=2, size_epochs=4),
+    "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=8, rounds=4, size_epochs=4),
     "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=2, size_epochs=4),
     "rte": Recipe(
         baseline_epochs=4,
