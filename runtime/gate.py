@@ -16,9 +16,9 @@ from .bundle import Bundle, Measured, Report
 from .check_data import CheckData
 from .latency import ANY_TOKENS, LatencyReport, all_shapes, machine_name, random_runner
 from .session import DEFAULT_PROVIDER, Provider, create_session, provider_of
-from .verdicts import Bounds, Verdict, bounds_of, judge, worst
+from .verdicts import Verdict, bounds_of, judge, worst
 
-__all__ = ["ALPHA", "LOOK_SECONDS", "MAX_REGRESSION", "GateReport", "GatedShape", "gate"]
+__all__ = ["ALPHA", "LOOK_SECONDS", "MAX_REGRESSION", "GateReport", "GatedShape", "gate", "judge_runners"]
 
 MAX_REGRESSION, ALPHA, LOOK_SECONDS = 0.05, 0.01, 20.0
 """Defaults: the slow-down that is tolerated, the chance of a wrong PASS or FAIL, and the time of a look at one shape."""
@@ -108,17 +108,23 @@ def gate(
     sessions = [create_session(path, provider, threads, spinning=False) for path in paths]
     judged: list[GatedShape] = []
     for number, shape in enumerate(shapes):
-        runners = [random_runner(session, *shape, sides.tokens) for session in sessions]
-        for look in range(1, _LOOKS + 1):
+
+        def tell(look: int, number: int = number, shape: tuple[int, int] = shape) -> None:
             on_look(number * _LOOKS + look - 1, len(shapes) * _LOOKS, f"batch {shape[0]}, sequence {shape[1]}")
-            rounds, times = _blocks(runners, seconds, seed=len(shapes) * look + number)
-            share = alpha / _LOOKS / len(shapes)
-            change = bounds_of(np.log(times[0] / times[1]) - sides.expected(shape), share)
-            noise = bounds_of(np.log(times[2] / times[1]), share)
-            verdict = judge(change, noise, max_regression)
-            if verdict != "UNDECIDED":
-                break
-        judged.append(_gated(shape, verdict, change, noise, look, rounds))
+
+        runners = [random_runner(session, *shape, sides.tokens) for session in sessions]
+        judged.append(
+            judge_runners(
+                runners,
+                shape,
+                expected=sides.expected(shape),
+                max_regression=max_regression,
+                alpha=alpha / len(shapes),
+                seconds=seconds,
+                seed=number,
+                on_look=tell,
+            )
+        )
     return GateReport(
         provider=provider_of(sessions[0]),
         candidate=str(candidate),
@@ -132,9 +138,33 @@ def gate(
     )
 
 
-def _gated(
-    shape: tuple[int, int], verdict: Verdict, change: Bounds, noise: Bounds, looks: int, rounds: int
+def judge_runners(
+    runners: Sequence[Callable[[], object]],
+    shape: tuple[int, int],
+    *,
+    max_regression: float = MAX_REGRESSION,
+    alpha: float = ALPHA,
+    seconds: float = LOOK_SECONDS,
+    expected: float = 0.0,
+    seed: int = 0,
+    on_look: Callable[[int], None] = lambda look: None,
 ) -> GatedShape:
+    """Judge what runs the candidate, the reference, and the reference once more, in as many looks as are needed.
+
+    Args:
+        shape: (batch, sequence) of what they run.
+        alpha: chance of a wrong verdict, all looks together.
+        expected: logarithm of the candidate's time over the reference's that is no change at all.
+        on_look: called with the number of the look that begins, from 1.
+    """
+    for look in range(1, _LOOKS + 1):
+        on_look(look)
+        rounds, times = _blocks(runners, seconds, seed=look + _LOOKS * seed)
+        change = bounds_of(np.log(times[0] / times[1]) - expected, alpha / _LOOKS)
+        noise = bounds_of(np.log(times[2] / times[1]), alpha / _LOOKS)
+        verdict = judge(change, noise, max_regression)
+        if verdict != "UNDECIDED":
+            break
     return GatedShape(
         batch=shape[0],
         sequence=shape[1],
@@ -143,7 +173,7 @@ def _gated(
         low=exp(change.low) - 1,
         high=exp(change.high) - 1,
         noise=exp(noise.farthest) - 1,
-        looks=looks,
+        looks=look,
         rounds=rounds,
     )
 
