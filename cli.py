@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -261,6 +262,38 @@ def inspect(
         out.print(table)
     if json_file is not None:
         write_json(json_file, contents.figures())
+
+
+@app.command()
+def report(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder made by axform-export.")],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="HTML file to write; default: the bundle's name with -report.html, in this folder."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="The run folder that the bundle was exported from: also show its rounds and trials."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+) -> None:
+    """Write what a bundle holds and what was measured of it as one HTML file, pictures included, that needs nothing else.
+
+    It shows what `axform check` and `axform bench` recorded in the bundle; what is not there yet is named with its command.
+
+    Example: axform report bundles/sst2 --run runs/sst2 --open
+    """
+    from .report.page import check_installed, default_file, write_report
+    from .runtime.bundle import Bundle
+
+    check_installed()
+    opened = Bundle(bundle)
+    file = default_file(bundle) if out_file is None else out_file
+    _check_writable(file, "--out")
+    write_report(opened, file, run)
+    out.print(f"report: {file}", soft_wrap=True)
+    if open_it and not webbrowser.open(file.absolute().as_uri()):
+        note(f"no browser could be started here; open {file} in yours")
 
 
 @app.command()

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from .plan import ApproximationPlan
 from .techniques import Widths, technique_of
 
-__all__ = ["block_flops", "block_parameters", "encoder_flops", "encoder_parameters"]
+__all__ = ["block_flops", "block_parameters", "encoder_flops", "encoder_parameters", "layer_widths"]
 
 
 def encoder_parameters(plan: ApproximationPlan) -> int:
     """Weights and biases of the projections in all ATTN and FFN blocks; norms and embeddings are not counted."""
-    return sum(sum(block_parameters(widths)) for widths in _widths(plan))
+    return sum(sum(block_parameters(widths)) for widths in layer_widths(plan))
 
 
 def encoder_flops(plan: ApproximationPlan, sequence: int) -> int:
     """Of one sample of ``sequence`` tokens, a multiplication and an addition counted as two."""
-    return sum(sum(block_flops(widths, sequence)) for widths in _widths(plan))
+    return sum(sum(block_flops(widths, sequence)) for widths in layer_widths(plan))
 
 
 def block_parameters(widths: Widths) -> tuple[int, int]:
@@ -37,7 +37,7 @@ def block_flops(widths: Widths, sequence: int) -> tuple[int, int]:
     return projections + scores_and_values, 2 * sequence * 2 * widths.hidden * widths.neurons
 
 
-def _widths(plan: ApproximationPlan) -> Iterator[Widths]:
+def layer_widths(plan: ApproximationPlan) -> Iterator[Widths]:
     """Of each layer, after all that the plan does to it."""
     for layer in plan.layers:
         widths = Widths.whole(plan.model.shape)

@@ -1,0 +1,3 @@
+"""The report: what a bundle holds and what was measured of it, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
