@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .console import out, showing_progress, table
+from .console import note, out, showing_progress, table
 from .core.intervals import CONFIDENCE
 from .core.plan import ApproximationPlan, Focus
 from .errors import AxformError
 from .exporters.cli import show_export
 from .exporters.export import export
 from .files import real_path, write_folder
+from .report.page import write_report
 from .runtime.bundle import Bundle
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES, LatencyReport, bench_bundle
 from .runtime.parity import ParityReport, check_bundle
@@ -45,7 +46,7 @@ _PLAIN_SENTENCE = re.compile(r"[A-Z](?!.*(----|>>>|::|\.\.\.)).{39,239}\.")
 
 
 def run_quickstart(folder: Path, focus: Focus) -> None:
-    """Make the data, optimize, export, check and bench under ``folder``; what is there already is kept.
+    """Make the data, optimize, export, check, bench and report under ``folder``; what is there already is kept.
 
     Raises:
         AxformError: the quickstart extra is not installed, or the folder cannot be used.
@@ -64,6 +65,7 @@ def run_quickstart(folder: Path, focus: Focus) -> None:
     bundle = _bundle(run, plan, bundle_path)
     checked, timed = _prove(bundle)
     _final_table(record, bundle, checked, timed)
+    _report(bundle, folder / f"report-{focus}.html", run)
 
 
 def _options(data: Path, focus: Focus) -> OptimizeOptions:
@@ -103,6 +105,16 @@ def _prove(bundle: Bundle) -> tuple[ParityReport, LatencyReport]:
     for shown in (*check_tables(checked), *bench_tables(timed)):
         out.print(shown)
     return checked, timed
+
+
+def _report(bundle: Bundle, file: Path, run: Path) -> None:
+    """All of it on one page; without the libraries that this needs the quickstart has said enough."""
+    try:
+        write_report(bundle, file, run)
+    except AxformError as error:
+        note(f"no report: {error}")
+    else:
+        out.print(f"all of it with pictures, to be opened in a browser: {file}", soft_wrap=True)
 
 
 def _final_table(record: RunRecord, bundle: Bundle, checked: ParityReport, timed: LatencyReport) -> None:

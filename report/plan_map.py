@@ -86,8 +86,8 @@ def map_of(plan: ApproximationPlan) -> PlanMap:
         _row(number, layer, sum(block_parameters(widths)) / whole)
         for number, layer, widths in zip(range(shown), plan.layers, layer_widths(plan), strict=False)
     )
-    embeddings = _outside("embeddings.word", plan.word_embeddings and plan.word_embeddings.bits)
-    rest = _outside("rest", plan.rest and plan.rest.bits)
+    embeddings = _outside("embeddings.word", plan.word_embeddings)
+    rest = _outside("rest", plan.rest)
     cells = [cell for row in rows for block in (row.heads, row.inputs, row.neurons) for cell in block.cells]
     gone = any(not block.cells for row in rows for block in (row.heads, row.neurons))
     found = {cell.state for cell in (*cells, embeddings, rest) if not cell.is_feature or cell.state == REMOVED} | (
@@ -107,8 +107,8 @@ def _rank(state: str) -> tuple[int, int]:
     return (1, -int(state)) if state.isdigit() else ((0, 0) if state == KEPT else (2, 0))
 
 
-def _outside(name: str, bits: int | None) -> Cell:
-    state = KEPT if bits is None else str(bits)
+def _outside(name: str, part: Bits | None) -> Cell:
+    state = KEPT if part is None else str(part.bits)
     return Cell(state, 1, f"{name}: {_said(state)}")
 
 
@@ -129,43 +129,43 @@ def _block(number: int, layer: LayerPlan, kind: TargetKind, note: str) -> Block:
     if any(isinstance(part, Remove) and part.target == block for part in layer.parts):
         return Block((), f"{block}: removed", "removed")
     states = _states(number, layer, kind)
-    cells = [
-        Cell(state, layer.grid.width(target), f"{target}: {_said(state)}", kind == "attn.in.group")
-        for target, state in ((Target(number, kind, index), state) for index, state in enumerate(states))
-    ]
     described = _described(states, _NOUNS[kind]) + (f"; {note}" if note else "")
-    return Block(tuple(_folded(cells)), f"{block}: {described}", note)
+    cells = tuple(_cell(number, layer, kind, stretch, states[stretch[0]]) for stretch in _stretches(states))
+    return Block(cells, f"{block}: {described}", note)
 
 
 def _states(number: int, layer: LayerPlan, kind: TargetKind) -> list[str]:
     """Of each head or group, in their order."""
-    removed, count = set(layer.removed(kind)), layer.grid.count(kind)
-    of_block, bits = layer.rest, {part.target: part for part in layer.every(Bits)}
-    of_block = bits.get(Target(number, kind, 0).parent, of_block)
+    named: dict[int | None, str] = {
+        part.target.index: str(part.bits)
+        for part in layer.every(Bits)
+        if part.target.kind == kind or part.target == Target(number, kind, 0).parent
+    }
+    others = named.get(None, KEPT if layer.rest is None else str(layer.rest.bits))
     if kind == "attn.in.group":  # an output's bits hold for all of its inputs
-        of_block = None
-    found = []
-    for index in range(count):
-        part = bits.get(Target(number, kind, index), of_block)
-        found.append(REMOVED if index in removed else KEPT if part is None else str(part.bits))
-    return found
+        named, others = {}, KEPT
+    gone: dict[int | None, str] = dict.fromkeys(layer.removed(kind), REMOVED)
+    known = named | gone
+    return [known.get(index, others) for index in range(layer.grid.count(kind))]
 
 
-def _folded(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, of many one for each stretch of equal ones, and of many stretches one for each state."""
-    if len(cells) <= _MOST_CELLS:
-        return list(cells)
-    stretches = [_joined(list(run)) for _, run in groupby(cells, key=lambda cell: cell.state)]
-    if len(stretches) <= _MOST_CELLS:
-        return stretches
-    ordered = sorted(cells, key=lambda cell: _rank(cell.state))
-    return [_joined(list(run)) for _, run in groupby(ordered, key=lambda cell: cell.state)]
+def _stretches(states: Sequence[str]) -> list[list[int]]:
+    """The indices that each cell stands for: one; of many neighbours that are alike; of many such, all that are alike."""
+    indices = range(len(states))
+    if len(states) <= _MOST_CELLS:
+        return [[index] for index in indices]
+    neighbours = [list(run) for _, run in groupby(indices, key=states.__getitem__)]
+    if len(neighbours) <= _MOST_CELLS:
+        return neighbours
+    ordered = sorted(indices, key=lambda index: _rank(states[index]))
+    return [list(run) for _, run in groupby(ordered, key=states.__getitem__)]
 
 
-def _joined(run: Sequence[Cell]) -> Cell:
-    width = sum(cell.width for cell in run)
-    title = run[0].title if len(run) == 1 else f"{len(run)} of them: {_said(run[0].state)}"
-    return Cell(run[0].state, width, title, run[0].is_feature)
+def _cell(number: int, layer: LayerPlan, kind: TargetKind, stretch: Sequence[int], state: str) -> Cell:
+    step, whole = layer.grid.step(kind), layer.grid.dimension(kind)
+    width = sum(min(step, whole - index * step) for index in stretch)
+    what = str(Target(number, kind, stretch[0])) if len(stretch) == 1 else f"{len(stretch)} {_NOUNS[kind][1]}"
+    return Cell(state, width, f"{what}: {_said(state)}", kind == "attn.in.group")
 
 
 def _described(states: Sequence[str], nouns: tuple[str, str]) -> str:

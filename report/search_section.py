@@ -57,7 +57,7 @@ def _changes_table(metric: str, changes: Sequence[tuple[str, Change]]) -> Table:
         for what, change in changes
     ]
     columns = ("rows that", "rows", "baseline", "result", "change", f"{_LEVEL} interval")
-    return Table.of(f"{metric} × 100 in PyTorch", columns, rows)
+    return Table.of(f"{metric.capitalize()} × 100 in PyTorch", columns, rows)
 
 
 def _told(title: str, story: SearchStory) -> Section:
@@ -169,4 +169,4 @@ def _trials_table(search: Search) -> Table:
     rest = len(search.trials) - len(rows)
     note = f"{rest} more are in the run folder." if rest else ""
     columns = ("trial", "part", "what", "loss, of that at the start", "outcome")
-    return Table.of(f"Trials of {search.title}", columns, rows, note, text=(1, 2))
+    return Table.of(f"Trials of {search.title}", columns, rows, note, text=(1, 2), is_folded=True)

@@ -24,6 +24,7 @@ from .tables import (
     points,
     ratio,
     signed_points,
+    threads_of,
 )
 
 __all__ = ["Figure", "Section", "latency_section", "layers_section", "machine_section", "proof_section", "size_section"]
@@ -67,7 +68,7 @@ def proof_section(name: str, check: ParityReport | None) -> Section:
         numbers.append(_numbers("model.onnx without the op library", check.bodies))
     task = check.task
     metric = Table.of(
-        f"{metric_name(task.metric)} × 100 on the reported split",
+        f"{metric_name(task.metric).capitalize()} × 100 on the reported split",
         ("", "baseline.onnx", "model.onnx", "change", f"{_LEVEL} interval", "bound", "result"),
         [
             (
@@ -186,7 +187,7 @@ def _ratio_table(bench: LatencyReport, alone: bool) -> Table:
         if alone:
             row.append("" if shape.plan_ratio is None else ratio(shape.plan_ratio, shape.plan_low, shape.plan_high))
         rows.append(row)
-    note = f"{bench.machine}; {bench.threads} threads, {bench.provider}"
+    note = f"{bench.machine}; {threads_of(bench.threads)}, {bench.provider}"
     if bench.load_seconds is not None:
         before, after = (f"{1000 * seconds:.0f} ms" for seconds in bench.load_seconds)
         note += f"; baseline.onnx loads in {before}, model.onnx in {after}"
@@ -200,7 +201,7 @@ def _timing_table(bench: LatencyReport) -> Table:
         for name, time in _timings(shape)
     ]
     columns = ("shape", "model", "10 %", "median", "90 %", "99 %", "runs")
-    return Table.of("Milliseconds per run", columns, rows, text=(1,))
+    return Table.of("Milliseconds per run", columns, rows, text=(1,), is_folded=True)
 
 
 def layers_section(name: str, layers: LayersReport | None) -> Section:
@@ -219,7 +220,7 @@ def layers_section(name: str, layers: LayersReport | None) -> Section:
         "Parts",
         ("part", "baseline, ms", "model, ms", "what was done"),
         [(part.part, milliseconds(part.baseline), milliseconds(part.model), part.done) for part in layers.parts],
-        f"Batch {layers.batch}, {layers.sequence} tokens, {layers.runs} runs, {layers.threads} threads, "
+        f"Batch {layers.batch}, {layers.sequence} tokens, {layers.runs} runs, {threads_of(layers.threads)}, "
         f"{layers.provider}; {layers.machine}.",
         text=(3,),
     )
@@ -236,6 +237,7 @@ def layers_section(name: str, layers: LayersReport | None) -> Section:
             )
             for one in layers.operators
         ],
+        is_folded=bool(layers.parts),
     )
     return Section(
         "layers",
@@ -284,7 +286,9 @@ def _rewrites_table(manifest: Manifest) -> Table:
             done = f"{len(rewrite.changes)} places, listed in axform.json"
         rows.append((rewrite.rewrite, done, count(rewrite.nodes_removed), count(rewrite.parameters_removed)))
     columns = ("rewrite", "what", "nodes removed", "parameters removed")
-    return Table.of("Rewrites of the graph", columns, rows, "A negative count is of nodes that were added.", text=(1,))
+    added = any(rewrite.nodes_removed < 0 for rewrite in manifest.rewrites)
+    note = "A negative count is of nodes that were added." if added else ""
+    return Table.of("Rewrites of the graph", columns, rows, note, text=(1,))
 
 
 def _codes_table(codes: Sequence[StoredCodes]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "Fact",
@@ -19,6 +20,7 @@ __all__ = [
     "points",
     "ratio",
     "signed_points",
+    "threads_of",
 ]
 
 _METRICS = {"accuracy": "accuracy", "matthews": "Matthews correlation", "pearson": "Pearson correlation"}
@@ -33,17 +35,14 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     text: tuple[int, ...] = ()
+    is_folded: bool = False
+    """Shown when asked for."""
 
     @classmethod
     def of(
-        cls,
-        caption: str,
-        columns: Sequence[str],
-        rows: Iterable[Sequence[str]],
-        note: str = "",
-        text: tuple[int, ...] = (),
+        cls, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = "", **form: Any
     ) -> Table:
-        return cls(caption, tuple(columns), tuple(tuple(row) for row in rows), note, text)
+        return cls(caption, tuple(columns), tuple(tuple(row) for row in rows), note, **form)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def interval(low: float, high: float) -> str:
 def milliseconds(value: float) -> str:
     """Three significant digits, so that short and long runs stand in one column."""
     if not math.isfinite(value) or value <= 0:
-        return str(value)
+        return f"{value:g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value < 1000 else f"{value:,.0f}"
 
 
@@ -105,6 +104,10 @@ def change_of(after: float, before: float) -> str:
 
 def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size:,} bytes"
+
+
+def threads_of(number: int) -> str:
+    return f"{number} thread" + ("s" if number != 1 else "")
 
 
 def count(number: int) -> str:

@@ -8,7 +8,7 @@ from ..runtime.bundle import Manifest
 from ..runtime.latency import LatencyReport
 from ..runtime.parity import ParityReport, TaskParity
 from .recorded import Recorded
-from .tables import Fact, change_of, count, interval, megabytes, metric_name, percent, points, signed_points
+from .tables import Fact, change_of, count, interval, megabytes, metric_name, percent, points, signed_points, threads_of
 
 __all__ = ["cards_of", "encoder_share", "verdict_of", "what_it_is"]
 
@@ -30,11 +30,11 @@ def verdict_of(manifest: Manifest, recorded: Recorded) -> str:
 
 def what_it_is(manifest: Manifest) -> str:
     model, focus = manifest.plan.model, manifest.plan.focus
-    return (
-        f"{manifest.task}: a {model.family} of {model.num_layers} layers, {model.num_heads} heads, hidden size "
+    words = (
+        f"{manifest.task}; {model.family} of {model.num_layers} layers, {model.num_heads} heads and hidden size "
         f"{model.hidden_size}, in {manifest.precision}"
-        + ("" if focus is None else f", optimized with the {focus} focus")
     )
+    return words if focus is None else f"{words}; {focus} focus"
 
 
 def cards_of(manifest: Manifest, recorded: Recorded) -> list[Fact]:
@@ -58,8 +58,7 @@ def encoder_share(plan: ApproximationPlan) -> str:
 
 def _latency_card(bench: LatencyReport) -> Fact:
     """With how many of the shapes it is not sure of: those whose interval holds a ratio of 1."""
-    threads = f"{bench.threads} thread" + ("s" if bench.threads != 1 else "")
-    detail = f"{len(bench.shapes)} shape{'s' if len(bench.shapes) != 1 else ''}, {threads}, {bench.provider}"
+    detail = f"{len(bench.shapes)} shape{'s' if len(bench.shapes) != 1 else ''}, {threads_of(bench.threads)}, {bench.provider}"
     ends = [(shape.ratio_low, shape.ratio_high) for shape in bench.shapes]
     unsure = sum(low is None or high is None or low <= 1 <= high for low, high in ends)
     return Fact("Latency", _speed(bench), detail + (f"; not sure for {unsure}" if unsure else ""))

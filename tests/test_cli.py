@@ -30,7 +30,7 @@ def run(capsys, *arguments):
     return code, captured.out
 
 
-@pytest.mark.parametrize("command", ["optimize", "export", "check", "bench", "inspect", "ops", "quickstart"])
+@pytest.mark.parametrize("command", ["optimize", "export", "check", "bench", "inspect", "report", "ops", "quickstart"])
 def test_help_teaches_every_command(capsys, command):
     code, text = run(capsys, command, "--help")
     assert code == 0 and "Usage:" in text and len(text.splitlines()) > 8

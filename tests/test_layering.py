@@ -19,6 +19,16 @@ LIGHT = {
     },
     "axform.exporters.functions, axform.exporters.rewrites": {"onnxruntime", "pandas", "sklearn"},
     "axform.runtime.parity, axform.runtime.latency": {"onnx", "onnx_graphsurgeon", "pandas", "scipy", "sklearn"},
+    "axform.report.page": {
+        "jinja2",
+        "matplotlib",
+        "onnx",
+        "onnxruntime",
+        "onnx_graphsurgeon",
+        "pandas",
+        "scipy",
+        "sklearn",
+    },
     "axform.serving.worker, axform.serving.supervisor": {"onnx", "onnx_graphsurgeon", "pandas", "scipy", "sklearn"},
     "axform.cli": {"onnx", "onnxruntime", "onnx_graphsurgeon", "pandas", "scipy", "sklearn"},
 }
