@@ -53,8 +53,11 @@ def write_report(bundle: Bundle, file: Path, run: Path | None = None) -> None:
         run: the run folder that it was exported from, for the rounds and trials of its search.
 
     Raises:
-        AxformError: a library is not installed, another run, or a file that cannot be written.
+        AxformError: a library is not installed, another run, or a file that cannot be written or is one of the bundle's.
     """
+    inside = [bundle.path / name for name in (*bundle.manifest.files, "axform.json", ".axform")]
+    if real_path(file) in map(real_path, inside):
+        raise AxformError(f"--out {file}: is a file of the bundle itself; name another one.")
     write_text(file, rendered(bundle, run))
 
 

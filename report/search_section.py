@@ -63,10 +63,13 @@ def _changes_table(metric: str, changes: Sequence[tuple[str, Change]]) -> Table:
 def _told(title: str, story: SearchStory) -> Section:
     record, first = story.record, story.rounds[0]
     metric = metric_name(record.metric)
+    sure = record.options.confidence
+    reach = "reach" if sure is None else f"reach, with the lower end of its {100 * sure:g} % interval,"
     text = (
         f"{record.rounds} rounds, of which number {record.round} counts; {count(record.trials)} trials in "
-        f"{record.search_seconds:,.0f} s. A round is a search and the fine-tuning after it, and is kept where "
-        f"{metric} on {count(first.change.rows)} rows that no trial saw stays above {points(story.bound)}."
+        f"{record.search_seconds:,.0f} s. A round is a search and the fine-tuning after it. To be kept its {metric} has to "
+        f"{reach} {points(story.bound)} on {count(first.change.rows)} rows that no trial saw, and to keep the bound on "
+        "average over those that judged trials, too."
     )
     figures = [*_curves(story, f"{metric} × 100")]
     for number, search in enumerate(story.searches):

@@ -312,6 +312,7 @@ def test_the_command_writes_here_and_leaves_the_bundle_as_it_was(capsys, bundle_
         (["{empty}"], "not a bundle (no axform.json)"),
         (["{bundle}", "--out", "none/a.html"], "--out none/a.html: there is no folder none"),
         (["{bundle}", "--out", "{empty}"], "is a folder; name a file"),
+        (["{bundle}", "--out", "{bundle}/model.onnx"], "is a file of the bundle itself"),
         (["{bundle}", "--run", "{empty}"], "not a run folder"),
         (["{bundle}", "--run", "{run}"], "is not the run that"),
     ],
@@ -323,6 +324,7 @@ def test_bad_arguments(capsys, bundle_copy, finished, tmp_path, monkeypatch, arg
     code, captured = run_command(capsys, "report", *(argument.format(**places) for argument in arguments))
     assert code == 2 and message in " ".join(captured.err.split())
     assert not list(tmp_path.glob("*.html"))
+    Bundle(bundle_copy).verify()
 
 
 def test_a_plan_that_came_from_no_run(capsys, bundle_copy, finished, tmp_path):
