@@ -57,11 +57,11 @@ def encoder_share(plan: ApproximationPlan) -> str:
 
 
 def _latency_card(bench: LatencyReport) -> Fact:
-    """With how many of the shapes it is not sure of: those whose interval holds a ratio of 1."""
-    detail = f"{len(bench.shapes)} shape{'s' if len(bench.shapes) != 1 else ''}, {threads_of(bench.threads)}, {bench.provider}"
+    """Of the shapes those are not sure whose interval holds a ratio of 1."""
     ends = [(shape.ratio_low, shape.ratio_high) for shape in bench.shapes]
     unsure = sum(low is None or high is None or low <= 1 <= high for low, high in ends)
-    return Fact("Latency", _speed(bench), detail + (f"; not sure for {unsure}" if unsure else ""))
+    shapes = f"{len(ends)} shape" + ("s" if len(ends) != 1 else "") + (f" ({unsure} not sure)" if unsure else "")
+    return Fact("Latency", _speed(bench), f"{shapes}, {threads_of(bench.threads)}, {bench.provider}")
 
 
 def _check_cards(check: ParityReport) -> list[Fact]:
