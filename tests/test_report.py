@@ -196,7 +196,9 @@ def test_a_model_of_very_many_groups_is_drawn_in_few_cells():
 def test_text_from_a_manifest_is_text(bundle_copy):
     page = Page(rendered(full(bundle_copy, 1, HOSTILE)))
     honest = Page(rendered(full(bundle_copy, 1)))
-    assert page.tags == honest.tags and page.tags["script"] == 0
+    drawn = {"g", "path", "use", "text", "defs"}  # of which a chart with longer labels may need more or less
+    assert page.tags.keys() == honest.tags.keys() and page.tags["script"] == 0
+    assert all(page.tags[tag] == honest.tags[tag] for tag in page.tags.keys() - drawn)
     names = {name for _, name, _ in page.attributes}
     assert names == {name for _, name, _ in honest.attributes} and not any(name.startswith("on") for name in names)
     assert "alert(1)" in page.text and "{{ 7 * 7 }}" in page.text
