@@ -19,8 +19,9 @@ from .plan_map import map_of
 from .recorded import recorded_in
 from .search import story_of
 from .search_section import search_section
-from .sections import latency_section, layers_section, machine_section, proof_section, size_section
+from .sections import machine_section, proof_section, size_section
 from .tables import percent
+from .time_sections import latency_section, layers_section
 from .verdict import cards_of, verdict_of, what_it_is
 
 __all__ = ["check_installed", "default_file", "rendered", "write_report"]

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..core.intervals import CONFIDENCE, Change
+from ..core.intervals import Change
 from ..runtime.bundle import Manifest
 from ..toolchain.run_folder import RoundRecord
 from .pictures import curve_chart, trials_chart
 from .recorded import Recorded
 from .search import Search, SearchStory
-from .sections import Figure, Section
+from .sections import LEVEL, Figure, Section
 from .tables import Table, count, interval, metric_name, percent, points, signed_points
 
 __all__ = ["search_section"]
 
-_LEVEL = f"{100 * CONFIDENCE:.0f} %"
 _MOST_TRIALS = 200
 """Of one search that are listed; all are drawn."""
 _FEWEST_DRAWN = 3
@@ -56,7 +55,7 @@ def _changes_table(metric: str, changes: Sequence[tuple[str, Change]]) -> Table:
         )
         for what, change in changes
     ]
-    columns = ("rows that", "rows", "baseline", "result", "change", f"{_LEVEL} interval")
+    columns = ("rows that", "rows", "baseline", "result", "change", f"{LEVEL} interval")
     return Table.of(f"{metric.capitalize()} × 100 in PyTorch", columns, rows)
 
 
@@ -108,7 +107,7 @@ def _curves(story: SearchStory, metric: str) -> list[Figure]:
         ]
         svg = curve_chart(f"rounds-{name}", states, 100 * story.bound, (what, metric))
         if svg is not None:
-            caption = f"Every round by its number: {metric} on rows that no trial saw, with the {_LEVEL} interval of its change"
+            caption = f"Every round by its number: {metric} on rows that no trial saw, with the {LEVEL} interval of its change"
             found.append(Figure(svg, caption, f"{metric} against {what}, a mark for each round", _ROUNDS))
     return found
 
@@ -140,7 +139,7 @@ def _rounds_table(story: SearchStory) -> Table:
         "slack",
         "outcome",
         "metric × 100",
-        f"change, {_LEVEL} interval",
+        f"change, {LEVEL} interval",
         "parameters",
         "FLOPs",
         "trials",
