@@ -21,6 +21,7 @@ from .runtime.gate import ALPHA, LOOK_SECONDS, MAX_REGRESSION
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import DEFAULT_PROVIDER, Provider
 from .serving.cli import serve_command
+from .serving.triton.cli import triton_command
 from .summaries import bench_tables, check_tables, contents_tables, gate_tables, pareto_table
 from .toolchain.cli import optimize_command
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("optimize")(optimize_command)
 app.command("export")(export_command)
 app.command("serve")(serve_command)
+app.command("triton")(triton_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from .files import read_json, real_path, write_json, writing
 
 __all__ = ["OutputKind", "check_output_folder", "holds_files", "mark"]
 
-OutputKind = Literal["run", "bundle"]
+OutputKind = Literal["run", "bundle", "Triton repository"]
 _MARKER = ".axform"
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from .errors import AxformError
 from .files import read_json, write_json
 
-__all__ = ["FileRecord", "damage", "file_record", "first_damage", "record_files", "seal"]
+__all__ = ["FileRecord", "damage", "file_record", "first_damage", "record_files", "seal", "touched"]
 
 _SEAL = "seal.json"
 
@@ -69,3 +69,19 @@ def damage(folder: Path) -> str | None:
     except (AxformError, ValidationError):
         return f"{_SEAL} is missing or damaged"
     return first_damage(folder, records)
+
+
+def touched(folder: Path) -> str | None:
+    """What somebody added to a sealed folder or changed in it, so that it would be lost with it; None when nothing."""
+    try:
+        records = _RECORDS.validate_python(read_json(folder / _SEAL, "it is not whole"))
+    except (AxformError, ValidationError):
+        return f"{_SEAL} is missing or damaged"
+    for name, record in record_files(folder).items():
+        if name == _SEAL:
+            continue
+        if name not in records:
+            return f"{name} was added since it was written"
+        if record != records[name]:
+            return f"{name} was changed since it was written"
+    return None
