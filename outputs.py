@@ -42,9 +42,9 @@ def check_output_folder(path: Path, kind: OutputKind, overwrite: bool, keep: Map
             raise AxformError(f"--out {str(path)!r}: is the current folder or one above it; name a folder of its own.")
         if resolved.is_symlink():
             raise AxformError(f"{path}: is a symbolic link that leads back to itself; name another one with --out.")
-        if path.exists() and not path.is_dir():
+        if resolved.exists() and not resolved.is_dir():  # of `new/..` the system says that it is not there
             raise AxformError(f"{path}: is a file, but the {kind} must be a folder; name another one with --out.")
-        if holds_files(path):
+        if holds_files(resolved):
             _check_replaceable(path, kind, overwrite, keep)
         with tempfile.TemporaryFile(dir=next(folder for folder in (resolved, *resolved.parents) if folder.exists())):
             pass
@@ -58,7 +58,7 @@ def _check_replaceable(path: Path, kind: OutputKind, overwrite: bool, keep: Mapp
         kept = real_path(other)
         if resolved == kept or resolved in kept.parents or kept in resolved.parents:
             raise AxformError(f"{path}: cannot be replaced, since it overlaps {name} ({other}); name another --out.")
-    found = _kind_of(path)
+    found = _kind_of(resolved)
     if found != kind:
         what = f"an axform {found}" if found else "not a folder that axform wrote"
         raise AxformError(

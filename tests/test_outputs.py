@@ -68,6 +68,16 @@ def test_what_must_survive_is_not_replaced(tmp_path, kept):
     assert (out / "file").read_text() == "old"
 
 
+def test_a_path_through_a_folder_that_is_not_there(tmp_path):
+    """The system knows no such path, but what is written under it would stand in the place of the folder before it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis").write_text("precious")
+    path = tmp_path / "home" / "new" / ".."
+    assert "not a folder that axform wrote" in refusal(path)
+    with pytest.raises(AxformError, match="the folder is not empty"):
+        check_output_folder(path, "run", False, {})
+
+
 def test_a_name_that_is_too_long(tmp_path):
     assert "cannot be written (File name too long)" in refusal(tmp_path / ("x" * 300))
 
