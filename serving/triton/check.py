@@ -188,7 +188,6 @@ class _Model:
                     f"{where}.inputs[{name}]",
                     entry,
                     known[name],
-                    warmup.batch_size or 1,
                     self._folder / WARMUP,
                     self._fail,
                 )

@@ -73,9 +73,9 @@ def labelled_output(signature: Signature, labels: Sequence[str]) -> str | None:
 
 
 def warmup_data(signature: Signature, max_batch: int) -> dict[str, bytes]:
-    """Name of a file in `WARMUP` -> what a warm-up reads from it: masks of ones, as zeros would hide every token."""
+    """Name of a file in `WARMUP` -> one row, which Triton repeats: masks of ones, as zeros would hide every token."""
     return {
-        _data_file(name, array): array.tobytes()
+        _data_file(name, array): array[0].tobytes()
         for feeds in _warmup_shapes(signature, max_batch)
         for name, array in feeds.items()
         if array.any()
@@ -130,7 +130,7 @@ def _add_warmup(config: Any, signature: Signature, max_batch: int) -> None:
 
 
 def _warmup_shapes(signature: Signature, max_batch: int) -> list[dict[str, np.ndarray]]:
-    batches = sorted({min(rows, max_batch) for rows in BENCH_BATCHES})
+    batches = sorted({min(rows, max_batch) for rows in BENCH_BATCHES}) if signature.mixing != "none" else [1]
     lengths = sorted({min(length, signature.limits.length) for length in BENCH_SEQUENCES})
     shapes = [signature.example(rows, length) for rows in batches for length in lengths]
     return list({tuple(array.shape for array in feeds.values()): feeds for feeds in shapes}.values())
@@ -138,4 +138,4 @@ def _warmup_shapes(signature: Signature, max_batch: int) -> list[dict[str, np.nd
 
 def _data_file(name: str, array: np.ndarray) -> str:
     safe = "".join(letter if letter.isalnum() else "_" for letter in name)
-    return f"{safe}-{'x'.join(map(str, array.shape))}"
+    return "-".join([safe, "x".join(map(str, array.shape[1:])) or "1"])

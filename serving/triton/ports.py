@@ -48,8 +48,8 @@ def check_ports(what: str, entries: Sequence[Any], ports: Sequence[GraphPort], m
         fail(what, f"does not name {listed(missing)}, without which the graph cannot run")
 
 
-def check_warmup_input(where: str, entry: Any, known: Any, rows: int, folder: Path, fail: Fail) -> None:
-    """Compare what a warm-up sends with the input that it is for.
+def check_warmup_input(where: str, entry: Any, known: Any, folder: Path, fail: Fail) -> None:
+    """Compare what a warm-up sends with the input that it is for. A data file holds one row, which Triton repeats.
 
     Args:
         folder: where its data files lie.
@@ -65,7 +65,7 @@ def check_warmup_input(where: str, entry: Any, known: Any, rows: int, folder: Pa
     file = folder / entry.input_data_file
     if not file.is_file():
         fail(f"{where}.input_data_file", f"is {entry.input_data_file!r}, but there is no {file}")
-    needed = rows * prod(entry.dims) * _BYTES.get(_type_name(entry.data_type).removeprefix("TYPE_"), 0)
+    needed = prod(entry.dims) * _BYTES.get(_type_name(entry.data_type).removeprefix("TYPE_"), 0)
     if file.stat().st_size < needed:
         fail(f"{where}.input_data_file", f"has {file.stat().st_size} bytes, but its type and dims take {needed}")
 

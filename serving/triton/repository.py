@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ... import custom_ops
 from ...errors import AxformError
-from ...files import write_folder, write_text
+from ...files import real_path, write_folder, write_text
 from ...locks import locked
 from ...outputs import OutputKind, check_output_folder, holds_files, mark
 from ...runtime.bundle import MODEL, Bundle
@@ -40,7 +40,7 @@ def write_repository(
     import_schema()
     opened = {name: Bundle(Path(folder)) for name, folder in bundles.items()}
     check_output_folder(out, _KIND, overwrite, {f"the bundle {name}": bundle.path for name, bundle in opened.items()})
-    _check_untouched(out)
+    _check_untouched(real_path(out))
     for bundle in opened.values():
         bundle.verify()
     with locked(out), write_folder(out) as staging:
