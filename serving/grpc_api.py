@@ -106,6 +106,16 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.RepositoryModelUnloadResponse()
 
 
+async def _not_offered(self: Any, request: Any, context: Any) -> None:
+    """Of a method of the protocol that is left out here. Where the base answers it, each call is an error in the log."""
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "is not offered here: no streams, no shared memory, no tracing.")
+
+
+for _name in vars(service_pb2_grpc.GRPCInferenceServiceServicer):
+    if not _name.startswith("_") and _name not in vars(_Servicer):
+        setattr(_Servicer, _name, _not_offered)
+
+
 class _Parsing(grpc.aio.ServerInterceptor):
     """Lets bytes that are no message reach the method as None: grpc itself would call them a fault of the server."""
 

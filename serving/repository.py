@@ -103,5 +103,5 @@ class Repository:
         for entry in self._entries.values():
             ready = entry.model is not None
             row = {"name": entry.name, "version": VERSION, "state": "READY" if ready else "UNAVAILABLE"}
-            rows.append(row | {"reason": entry.problem})
+            rows.append(row | ({"reason": entry.problem} if entry.problem else {}))
         return [row for row in rows if row["state"] == "READY" or not only_ready]
