@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 from axform import custom_ops
-from axform.errors import AxformError
 from axform.exporters.onnx_file import save_onnx
 from axform.exporters.passes.int8 import to_int8
 from axform.exporters.scoped_graph import ScopedGraph
@@ -21,12 +18,10 @@ from axform.serving.triton.check import check_repository
 from axform.serving.triton.schema import read_config
 from bundles import with_its_checksums
 from onnx import TensorProto, helper
+from real_triton import SERVER, needs_triton, oracle
 from support import run_command
 
 pytest.importorskip("tritonclient.grpc", reason="the extra serve is not installed")
-SERVER = os.environ.get("AXFORM_TRITON_SERVER")
-"""The tritonserver of nvidia-pytriton's wheel; see samples/triton_oracle.py."""
-needs_triton = pytest.mark.skipif(not SERVER, reason="AXFORM_TRITON_SERVER names no tritonserver")
 
 
 def make(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, Any]:
@@ -376,14 +371,6 @@ def test_a_repository_of_other_making(tmp_path, capsys):
     )
     write("2, -1", batch=4)
     assert "the first dimension of x is fixed" in refused(capsys, "--check", tmp_path / "repo")
-
-
-def oracle() -> Any:
-    path = Path(__file__).parents[1] / "samples" / "triton_oracle.py"
-    spec = importlib.util.spec_from_file_location("triton_oracle", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @needs_triton
