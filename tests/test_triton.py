@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import real_triton
 from axform import custom_ops
 from axform.exporters.onnx_file import save_onnx
 from axform.exporters.passes.int8 import to_int8
@@ -249,6 +251,11 @@ CHANGES = {
     "a negative batch": ("max_batch_size: 32", "max_batch_size: -2", "max_batch_size is -2"),
     "no batch, but batching": ("max_batch_size: 32", "max_batch_size: 0", "dynamic_batching is given"),
     "a preferred size above the largest": ("max_batch_size: 32", "max_batch_size: 31", "holds 32; give sizes from 1"),
+    "a version that is not there": (
+        "latest {\n    num_versions: 1\n  }",
+        "specific { versions: [ 1, 2 ] }",
+        "versions names 2, which is not there",
+    ),
     "no instance": ("count: 1\n  kind", "count: -1\n  kind", "instance_group[0].count is -1"),
     "a GPU for the CPU": ("kind: KIND_CPU", "kind: KIND_CPU gpus: 0", "instance_group[0].gpus"),
     "a GPU twice": ("kind: KIND_CPU", "kind: KIND_GPU gpus: [ 1, 1 ]", "name each GPU once"),
@@ -373,6 +380,25 @@ def test_a_repository_of_other_making(tmp_path, capsys):
     assert "the first dimension of x is fixed" in refused(capsys, "--check", tmp_path / "repo")
 
 
+def test_weights_that_a_request_may_replace(repository, capsys):
+    """Files of before ONNX IR 4 name their weights among the inputs; a request need not bring them."""
+    file = repository / "tiny" / "1" / "model.onnx"
+    model = onnx.load(file)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT)
+    model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    file.unlink()  # it may be the bundle's own file under another name
+    onnx.save(model, file)
+    assert make(capsys, "--check", repository)[0] == 0
+
+
+def test_half_precision_belongs_on_a_gpu(bundle_copy, tmp_path, capsys):
+    with_its_checksums(bundle_copy, precision="bf16")
+    for options, is_said in (((), True), (("--gpus", 1), False)):
+        out = tmp_path / f"repo{len(options)}"
+        code, printed = make(capsys, f"m={bundle_copy}", "--out", out, *options)
+        assert code == 0 and ("give --gpus 1" in printed.err) == is_said
+
+
 @needs_triton
 def test_a_real_triton_accepts_what_is_written(tiny_bundle, tmp_path, capsys):
     out = tmp_path / "repo"
@@ -395,6 +421,38 @@ def test_a_real_triton_agrees_on_faults(repository, what):
         assert TRITON_SEES[what] in said
     else:
         assert said == judge.ACCEPTED
+
+
+SEEN_WITH_A_BACKEND = {
+    "a GPU for the CPU": "KIND_CPU but specifies one or more GPUs",
+    "a warm-up without data": "to have input_data_type set",
+    "a warm-up of another type": "unexpected shape for input",
+    "a warm-up file that is short": "expects 512 bytes",
+    "labels that are not there": "nowhere.txt: No such file",
+}
+
+
+@needs_triton
+def test_a_real_triton_runs_the_warm_up(written, tmp_path):
+    """With its python backend in the place of ONNX Runtime's, and the rest of the configuration as it is."""
+    folder = real_triton.with_python_backend(written, tmp_path / "repo")
+    with (
+        real_triton.serving(folder, tmp_path) as (address, _),
+        urllib.request.urlopen(f"http://{address}/v2/models/stats", timeout=10) as answer,
+    ):
+        (counts,) = json.load(answer)["model_stats"]
+    assert counts["inference_count"] == 2 * 1 + 2 * 8
+    assert [entry["batch_size"] for entry in counts["batch_stats"]] == [1, 8]
+
+
+@needs_triton
+@pytest.mark.parametrize("what", SEEN_WITH_A_BACKEND)
+def test_a_real_triton_with_a_backend_sees_more_faults(repository, tmp_path, what):
+    change(repository, *CHANGES[what][:2])
+    folder = real_triton.with_python_backend(repository, tmp_path / "changed")
+    with pytest.raises(AssertionError, match="failed to load all models"), real_triton.serving(folder, tmp_path):
+        pass
+    assert SEEN_WITH_A_BACKEND[what] in (tmp_path / "triton.log").read_text()
 
 
 def test_the_seal_names_every_file(written):

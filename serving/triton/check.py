@@ -103,8 +103,11 @@ class _Model:
 
     def _check_against(self, graph: Graph, result: Checked) -> None:
         config = self._config
-        check_ports("input", config.input, graph.inputs, config.max_batch_size, self._fail)
-        check_ports("output", config.output, graph.outputs, config.max_batch_size, self._fail)
+        makes_inputs = config.HasField("sequence_batching") or config.batch_input  # Triton itself, of these
+        inputs = (*graph.inputs, *graph.overridable)
+        needed = () if makes_inputs else graph.inputs
+        check_ports("input", config.input, inputs, needed, config.max_batch_size, self._fail)
+        check_ports("output", config.output, graph.outputs, (), config.max_batch_size, self._fail)
         self._check_labels()
         self._check_warmup()
         self._check_parameters()
@@ -132,6 +135,9 @@ class _Model:
         ]
         if not found:
             raise AxformError(f"{self._folder}: has no version; put the model into {self._folder / '1'}.")
+        missing = set(self._config.version_policy.specific.versions) - {int(path.name) for path in found}
+        if missing:
+            self._fail("version_policy.specific.versions", f"names {listed(sorted(missing))}, which is not there")
         return sorted(found, key=lambda path: int(path.name))
 
     def _check_batching(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["triton_command"]
 
 _IMAGE = "nvcr.io/nvidia/tritonserver:26.05-py3"
-"""Brings ONNX Runtime 1.24, which knows every opset that axform writes."""
+"""Of May 2026, with ONNX Runtime 1.24, which knows every opset that axform writes."""
 _RUN = "How it runs"
 _PORTS = (8000, 8001, 8002)
 
@@ -102,8 +102,11 @@ def triton_command(
     )
     from .repository import write_repository
 
-    _show(write_repository(named_bundles(bundles), out_dir, settings, overwrite), out_dir)
-    out.print(f"serve it: {_docker_command(out_dir, settings)}", soft_wrap=True)
+    models = write_repository(named_bundles(bundles), out_dir, settings, overwrite)
+    _show(models, out_dir)
+    opset = max(model.opset or 0 for model in models)
+    out.print(f"To serve it, with an ONNX Runtime that knows opset {opset}:", soft_wrap=True)
+    out.print(_docker_command(out_dir, settings), soft_wrap=True)
 
 
 def _show(models: Sequence[Checked], repository: Path) -> None:

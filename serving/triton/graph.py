@@ -49,6 +49,8 @@ class Graph:
 
     path: Path
     inputs: tuple[GraphPort, ...]
+    overridable: tuple[GraphPort, ...]
+    """Weights that a request may replace, as in files of before ONNX IR 4."""
     outputs: tuple[GraphPort, ...]
     opset: int
     """Of ONNX's own operators."""
@@ -70,6 +72,8 @@ def read_graph(path: Path) -> Graph:
     """
     import onnx
 
+    if path.is_dir():  # where the weights of a model are many files, Triton takes a folder of that name
+        path = path / "model.onnx"
     try:
         proto = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
@@ -86,6 +90,7 @@ def read_graph(path: Path) -> Graph:
     return Graph(
         path=path,
         inputs=tuple(_port(value) for value in proto.graph.input if value.name not in weights),
+        overridable=tuple(_port(value) for value in proto.graph.input if value.name in weights),
         outputs=tuple(_port(value) for value in proto.graph.output),
         opset=next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0),
         own_operators=own,

@@ -25,11 +25,20 @@ def told(entry: Any) -> str:
     return f"{entry.name} {_type_name(entry.data_type).removeprefix('TYPE_')} {list(entry.dims)}"
 
 
-def check_ports(what: str, entries: Sequence[Any], ports: Sequence[GraphPort], max_batch: int, fail: Fail) -> None:
+def check_ports(
+    what: str,
+    entries: Sequence[Any],
+    ports: Sequence[GraphPort],
+    needed: Sequence[GraphPort],
+    max_batch: int,
+    fail: Fail,
+) -> None:
     """Compare names, types and dimensions.
 
     Args:
-        what: ``input`` or ``output``; of outputs a configuration may leave some out.
+        what: ``input`` or ``output``.
+        ports: those that an entry may be for.
+        needed: those of them that there must be an entry for.
     """
     known = {port.name: port for port in ports}
     if not entries:
@@ -42,9 +51,9 @@ def check_ports(what: str, entries: Sequence[Any], ports: Sequence[GraphPort], m
         if entry.name not in known:
             fail(f"{where}.name", f"is {entry.name!r}, which the graph does not have; it has {listed(known)}")
         seen.add(entry.name)
-        _check_port(where, entry, known[entry.name], max_batch, fail)
-    missing = [name for name in known if name not in seen]
-    if what == "input" and missing:
+        _check_port(where, entry, known[entry.name], max_batch, what == "input" and entry.allow_ragged_batch, fail)
+    missing = [port.name for port in needed if port.name not in seen]
+    if missing:
         fail(what, f"does not name {listed(missing)}, without which the graph cannot run")
 
 
@@ -70,7 +79,7 @@ def check_warmup_input(where: str, entry: Any, known: Any, folder: Path, fail: F
         fail(f"{where}.input_data_file", f"has {file.stat().st_size} bytes, but its type and dims take {needed}")
 
 
-def _check_port(where: str, entry: Any, port: GraphPort, max_batch: int, fail: Fail) -> None:
+def _check_port(where: str, entry: Any, port: GraphPort, max_batch: int, is_ragged: bool, fail: Fail) -> None:
     for size in entry.dims:
         if size < 1 and size != -1:
             fail(f"{where}.dims", f"holds {size}; give a size from 1 on, or -1 for a free one")
@@ -82,7 +91,7 @@ def _check_port(where: str, entry: Any, port: GraphPort, max_batch: int, fail: F
         )
     if _type_name(entry.data_type) != port.config_type:
         fail(f"{where}.data_type", f"is {_type_name(entry.data_type)}, but the graph has {port.config_type}")
-    if port.shape is None:
+    if port.shape is None or is_ragged:
         return
     shape: list[int] = [size if isinstance(size, int) else -1 for size in port.shape]
     if max_batch > 0:

@@ -25,6 +25,7 @@ __all__ = ["VERSION", "write_repository"]
 
 VERSION = "1"
 _KIND: OutputKind = "Triton repository"
+_OF_GPUS = ("fp16", "bf16")
 
 
 def write_repository(
@@ -49,6 +50,10 @@ def write_repository(
         mark(staging, _KIND)
         checked = check_repository(staging, shown=out)
         seal(staging)
+    for model in checked:
+        precision = opened[model.name].manifest.precision
+        if precision in _OF_GPUS and not settings.gpus:
+            model.notes.append(f"{precision} is made for CUDA, and few operators have it on the CPU; give --gpus 1")
     return checked
 
 
