@@ -5,7 +5,8 @@ Triton finds much of this, too, but one model at a time, when it loads; duplicat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ __all__ = ["Checked", "check_repository"]
 
 _BACKEND, _PLATFORM = "onnxruntime", "onnxruntime_onnx"
 _DEFAULT_MODEL = "model.onnx"
+_VERSION = re.compile("[1-9][0-9]{0,17}")
 _NUMBERS = ("intra_op_thread_count", "inter_op_thread_count")
 """Parameters that the backend reads as whole numbers from 0 on."""
 
@@ -40,7 +42,6 @@ class Checked:
     instances: str
     op_library: str
     opset: int | None = None
-    gpus: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -61,7 +62,9 @@ def check_repository(repository: Path, shown: Path | None = None) -> list[Checke
     try:
         return [_Model(folder).checked() for folder in folders]
     except AxformError as error:
-        raise AxformError(str(error).replace(str(repository), str(shown or repository))) from None
+        if shown is None:
+            raise
+        raise AxformError(str(error).replace(str(repository), str(shown))) from None
 
 
 class _Model:
@@ -87,7 +90,6 @@ class _Model:
             max_batch=config.max_batch_size,
             instances=_instances(config),
             op_library="",
-            gpus=max((gpu + 1 for group in config.instance_group for gpu in group.gpus), default=0),
         )
         if config.backend not in ("", _BACKEND) or config.platform not in ("", _PLATFORM):
             result.notes.append(
@@ -99,6 +101,7 @@ class _Model:
         for version in self._versions():
             graph = read_graph(version / (config.default_model_filename or _DEFAULT_MODEL))
             self._check_against(graph, result)
+            result.notes += [text for text in self._notes(graph) if text not in result.notes]
         return result
 
     def _check_against(self, graph: Graph, result: Checked) -> None:
@@ -118,21 +121,23 @@ class _Model:
         result.opset = graph.opset
         if graph.own_operators:
             result.op_library = "included" if libraries else "no: function bodies"
-        if graph.quantizes_while_running and config.HasField("dynamic_batching"):
-            result.notes.append(
+
+    def _notes(self, graph: Graph) -> Iterator[str]:
+        if not graph.quantizes_while_running:
+            return
+        if self._config.HasField("dynamic_batching"):
+            yield (
                 "dynamic_batching: the graph takes its scales over a whole batch (DynamicQuantizeLinear), so that an answer "
                 "depends on its neighbours; leave dynamic_batching out"
             )
-        elif graph.quantizes_while_running:
-            result.notes.append(
-                "each request runs by itself (no dynamic_batching): int8 takes its scales over a whole batch, and an "
-                "answer must not depend on its neighbours"
+        else:
+            yield (
+                "each request runs by itself (no dynamic_batching): int8 takes its scales over a whole batch, and an answer "
+                "must not depend on its neighbours"
             )
 
     def _versions(self) -> list[Path]:
-        found = [
-            path for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit() and int(path.name) > 0
-        ]
+        found = [path for path in self._folder.iterdir() if path.is_dir() and _VERSION.fullmatch(path.name)]
         if not found:
             raise AxformError(f"{self._folder}: has no version; put the model into {self._folder / '1'}.")
         missing = set(self._config.version_policy.specific.versions) - {int(path.name) for path in found}
