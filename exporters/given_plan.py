@@ -11,9 +11,8 @@ from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
 from ..errors import AxformError
 from ..runtime.bundle import Bundle
-from ..toolchain.data import encode
+from ..toolchain.data import encode, settle_task_data
 from ..toolchain.models import load_for_task
-from ..toolchain.optimize import settle_task_data
 from ..toolchain.options import DEFAULTS, OptimizeOptions, checked_options
 from .export import export_source
 from .head_mode import DEFAULT_HEADS, HeadMode

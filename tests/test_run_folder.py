@@ -18,12 +18,12 @@ from axform.exporters.finished_run import FinishedRun
 from axform.runtime.bundle import Bundle
 from axform.seals import seal
 from axform.toolchain import context, rounds, searches, stages
-from axform.toolchain.data import encode
+from axform.toolchain.data import encode, settle_task_data
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.finetune import fine_tune
 from axform.toolchain.journal import TrialRecord
 from axform.toolchain.models import load_fine_tuned
-from axform.toolchain.optimize import optimize, settle_task_data
+from axform.toolchain.optimize import optimize
 from axform.toolchain.options import OptimizeOptions
 from axform.toolchain.run_folder import RunFolder
 from axform.toolchain.significance import Thresholds, Verdict

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.batches import EncodedSplit
-from ..core.tasks import Task, with_columns
+from ..core.tasks import Task, task_named, with_columns
 from ..errors import AxformError, listed
 from .data_files import Rows, frame_of, has_split, read_split
 from .labels import UNLABELLED, Classes, targets
+from .options import OptimizeOptions
 from .related import draw_together, related_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TaskData", "encode", "load_task_data"]
+__all__ = ["TaskData", "encode", "load_task_data", "settle_task_data"]
 
 _HELD_BACK_SHARE, _LARGEST_SHARE, _HELD_BACK_ROWS = 0.15, 0.3, 3000
 """Part of train held back (AxFormer v1: 15 %); of a small task up to 30 %: 3,000 rows tell apart 1 %, 1,000 only 2 %."""
@@ -48,6 +49,18 @@ class TaskData:
     @property
     def num_labels(self) -> int:
         return 1 if self.task.is_regression else len(self.task.labels)
+
+
+def settle_task_data(options: OptimizeOptions) -> TaskData:
+    """The task's data as the options ask for it."""
+    task = task_named(options.task, options.text_columns, options.label_column)
+    return load_task_data(
+        task,
+        Path(options.data) if options.data else None,
+        train_samples=options.train_samples,
+        report_samples=options.report_samples,
+        seed=options.seed,
+    )
 
 
 def load_task_data(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.progress import Progress
-from ..core.tasks import task_named
 from ..errors import AxformError
 from ..files import real_path, replace_folder, write_folder
 from ..locks import locked
 from ..outputs import check_output_folder, holds_files, mark
-from .data import TaskData, load_task_data
+from .data import settle_task_data
 from .models import LoadedModel
 from .options import OptimizeOptions
 from .origin import Origin
@@ -19,19 +18,7 @@ from .run_folder import RunFolder, RunRecord
 from .stages import Stages, epochs_before
 from .threads import computing_with, default_threads
 
-__all__ = ["optimize", "settle_task_data"]
-
-
-def settle_task_data(options: OptimizeOptions) -> TaskData:
-    """The task's data as the options ask for it."""
-    task = task_named(options.task, options.text_columns, options.label_column)
-    return load_task_data(
-        task,
-        Path(options.data) if options.data else None,
-        train_samples=options.train_samples,
-        report_samples=options.report_samples,
-        seed=options.seed,
-    )
+__all__ = ["optimize"]
 
 
 def optimize(

@@ -52,11 +52,10 @@ from axform.exporters.finished_run import FinishedRun
 from axform.files import beside, write_json, writing
 from axform.runtime.limits import positive
 from axform.toolchain.apply import apply_plan
-from axform.toolchain.data import encode
+from axform.toolchain.data import encode, settle_task_data
 from axform.toolchain.evaluation import Evaluator, predict
 from axform.toolchain.lengths import as_long_as
 from axform.toolchain.models import LoadedModel
-from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.related import related_rows
 from axform.toolchain.run_folder import RunFolder, RunRecord
 from axform.toolchain.threads import computing_with, default_threads

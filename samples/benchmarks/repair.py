@@ -32,12 +32,11 @@ from axform.core.plan import ApproximationPlan
 from axform.core.targets import BlockKind, Target
 from axform.core.tasks import Task
 from axform.toolchain.apply import apply_plan, layers_of
-from axform.toolchain.data import encode
+from axform.toolchain.data import encode, settle_task_data
 from axform.toolchain.evaluation import predict
 from axform.toolchain.finetune import fine_tune
 from axform.toolchain.losses import task_loss
 from axform.toolchain.models import LoadedModel, load_fine_tuned
-from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.options import FineTuneOptions
 from axform.toolchain.run_folder import RunFolder
 from axform.toolchain.teacher import Committee, recorded

@@ -29,11 +29,10 @@ import torch
 from axform.console import out, table
 from axform.core.plan import ApproximationPlan
 from axform.runtime.latency import machine_name
-from axform.toolchain.data import encode
+from axform.toolchain.data import encode, settle_task_data
 from axform.toolchain.evaluation import Evaluator
 from axform.toolchain.journal import Journal
 from axform.toolchain.models import load_fine_tuned
-from axform.toolchain.optimize import settle_task_data
 from axform.toolchain.options import RECOVER
 from axform.toolchain.run_folder import RunFolder
 from axform.toolchain.search import SearchOptions, search
