@@ -15,7 +15,20 @@ import numpy as np
 from .families import Family
 from .plan import LayerPlan, Segment
 
-__all__ = ["Codes", "LayerMatrix", "codes_of", "largest_code", "layer_matrices", "packed", "unpacked"]
+__all__ = [
+    "Codes",
+    "LayerMatrix",
+    "codes_of",
+    "fits_16_bits",
+    "largest_code",
+    "layer_matrices",
+    "packed",
+    "product_codes_of",
+    "unpacked",
+]
+
+_LARGEST_PAIR = 128
+"""Of two codes of one sign: 255 x 128 is the most that 16 bits hold."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,34 @@ def codes_of(weights: np.ndarray, bits: int, group: int | None = None) -> Codes:
     repeated = np.repeat(scales, size, axis=1)[:, :inputs]
     limit = largest_code(bits)
     return Codes(np.clip(np.rint(weights / repeated), -limit, limit).astype(np.int8), scales, bits, size)
+
+
+def product_codes_of(weights: np.ndarray) -> Codes:
+    """8-bit codes of a matrix, (outputs, inputs) float32, one scale for each output, for products with uint8.
+
+    Processors without VNNI or the like (x86 of before 2019, AMD of before Zen 4) add the products of two neighbouring
+    inputs in 16 bits, and cut off what does not fit: two weights of 127 on inputs of 255 lose half of their sum. So a
+    scale is taken over the sums of such pairs, not over single weights; on a MiniLM that is 1.3 times as coarse, where
+    7-bit codes, the usual remedy, are twice as coarse.
+    """
+    pairs = _pairs(weights)
+    largest = np.maximum(np.maximum(pairs, 0).sum(-1), np.maximum(-pairs, 0).sum(-1)).max(1, initial=0, keepdims=True)
+    scales = np.where(largest > 0, largest / np.float32(_LARGEST_PAIR - 1), np.float32(1)).astype(np.float32)
+    return Codes(np.rint(weights / scales).astype(np.int8), scales, 8, weights.shape[1])
+
+
+def fits_16_bits(codes: np.ndarray) -> bool:
+    """Whether no processor cuts off what these codes, (outputs, inputs), make of any uint8: see `product_codes_of`."""
+    pairs = _pairs(codes.astype(np.int32))
+    return bool(
+        (np.maximum(pairs, 0).sum(-1) <= _LARGEST_PAIR).all() and (np.minimum(pairs, 0).sum(-1) >= -_LARGEST_PAIR).all()
+    )
+
+
+def _pairs(rows: np.ndarray) -> np.ndarray:
+    """Neighbours in each row, (rows, pairs, 2); a last one without is beside 0."""
+    even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    return even.reshape(len(even), -1, 2)
 
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ..core.quantization import unpacked
+from ..core.quantization import fits_16_bits, unpacked
 from .scoped_graph import ScopedGraph, values_of
 
 __all__ = ["Integers", "floats_of", "integers_of", "is_coded"]
@@ -39,7 +39,9 @@ def is_coded(tensor: gs.Tensor) -> bool:
 
 
 def integers_of(graph: ScopedGraph, product: gs.Node) -> Integers | None:
-    """The coded weights of a MatMul or Gemm, for a product of integers; None where a scale is not a whole output's.
+    """The coded weights of a MatMul or Gemm, for a product of integers.
+
+    None where a scale is not a whole output's, or where some processors would cut off sums of these codes.
 
     Nodes are added that make the codes INT8, (inputs, outputs), all of them constant.
     """
@@ -61,9 +63,12 @@ def integers_of(graph: ScopedGraph, product: gs.Node) -> Integers | None:
         return None
     name = graph.module_of(product)
     codes = [_maker(piece.inputs[0]).inputs[0] for piece in pieces]  # type: ignore[union-attr]
-    for index, stored in enumerate(codes):
-        if isinstance(stored, gs.Constant) and graph.is_int4(stored):
-            codes[index] = graph.insert("Cast", f"{name}.int8", [stored], product, to=_INT8)
+    matrices = map(floats_of, codes)
+    if not all(fits_16_bits(matrix if is_transposed else matrix.T) for matrix in matrices):
+        return None
+    for index, piece_codes in enumerate(codes):
+        if isinstance(piece_codes, gs.Constant) and graph.is_int4(piece_codes):
+            codes[index] = graph.insert("Cast", f"{name}.int8", [piece_codes], product, to=_INT8)
     matrix = codes[0] if len(codes) == 1 else graph.insert("Concat", f"{name}.codes", codes, product, axis=outputs)
     if is_transposed:
         matrix = graph.insert("Transpose", f"{name}.turned", [matrix], product, perm=[1, 0])

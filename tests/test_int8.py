@@ -14,7 +14,7 @@ import pytest
 import torch
 from axform import cli
 from axform.core.batches import EncodedSplit
-from axform.core.quantization import codes_of
+from axform.core.quantization import codes_of, fits_16_bits, product_codes_of
 from axform.exporters import cli as export_cli
 from axform.exporters.export import export
 from axform.exporters.int8_choice import metric_of, stays_float
@@ -73,7 +73,8 @@ def test_a_linear_computes_what_its_integers_say(op, rows):
     low, high = min(inputs.min(), 0.0), max(inputs.max(), 0.0)
     scale = np.float64(high - low) / 255
     codes = np.clip(np.rint(inputs / scale) + np.rint(-low / scale), 0, 255)
-    steps = np.abs(weights.astype(np.float64)).max(axis=0) / 127
+    pairs = weights.astype(np.float64).reshape(12, 2, 16)
+    steps = np.maximum(pairs.clip(min=0).sum(1), (-pairs).clip(min=0).sum(1)).max(0) / 127
     stored = np.rint(weights / np.where(steps, steps, 1))
     wanted = (codes - np.rint(-low / scale)) @ stored * scale * steps + bias
     found = run(proto, {"x": inputs})
@@ -81,6 +82,54 @@ def test_a_linear_computes_what_its_integers_say(op, rows):
     np.testing.assert_allclose(found, wanted, atol=1.5 * scale * np.abs(weights).max(), rtol=0)
     assert np.median(np.abs(found - wanted)) < 1e-5
     assert {node.op_type for node in proto.graph.node} >= {"DynamicQuantizeLinear", "MatMulInteger"}
+
+
+@pytest.mark.parametrize("inputs", [2, 25, 384])
+def test_no_processor_cuts_off_a_sum(inputs):
+    """In exact integers; without VNNI, codes up to 127 in neighbouring inputs fail here."""
+    random = np.random.default_rng(inputs)
+    weights = random.normal(size=(24, inputs)).astype(np.float32)
+    weights[0] = random.uniform(0.9, 1, inputs)
+    codes = product_codes_of(weights)
+    finest = codes_of(weights, 8)
+    assert fits_16_bits(codes.values) and not fits_16_bits(finest.values)
+    assert (codes.scales >= finest.scales).all() and (codes.scales <= 2.001 * finest.scales).all()
+    np.testing.assert_array_less(
+        np.abs(codes.decoded() - weights), 0.5001 * np.broadcast_to(codes.scales, weights.shape)
+    )
+    sides = [
+        onnx.helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("x", onnx.TensorProto.UINT8, ["rows", inputs]),
+            ("y", onnx.TensorProto.INT32, ["rows", 24]),
+        )
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "product",
+        sides[:1],
+        sides[1:],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(codes.values.T), "w")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    for given in (
+        np.full((3, inputs), 255),
+        random.integers(0, 256, (40, inputs)),
+        random.choice([0, 255], (40, inputs)),
+    ):
+        wanted = given.astype(np.int64) @ codes.values.T.astype(np.int64)
+        assert (run(proto, {"x": given.astype(np.uint8)}) == wanted).all()
+
+
+def test_pairs_of_codes_that_fit():
+    for row, fits in (
+        ([127, 1], True),
+        ([127, -127], True),
+        ([100, 29], False),
+        ([1, 127, 127], True),
+        ([-65, -64], False),
+    ):
+        assert fits_16_bits(np.array([row], np.int8)) is fits, row
 
 
 def test_a_table_is_stored_in_codes_with_a_scale_for_each_row(monkeypatch):
@@ -156,15 +205,15 @@ def test_what_costs_most_stays_float(judged, monkeypatch):
     proto, split = judged
     bad = int8_places(ScopedGraph(proto))[3]
 
-    def spoilt(weights, bits):
-        found = codes_of(weights, bits)
+    def spoilt(weights):
+        found = product_codes_of(weights)
         return replace(found, scales=found.scales * (-30 if np.array_equal(weights, spoilt.weights) else 1))
 
     graph = ScopedGraph(proto)
     node = next(node for place, node in int8._places(graph) if place == bad)
     assert node.op == "MatMul"
     spoilt.weights = node.inputs[1].values.T
-    monkeypatch.setattr(int8, "codes_of", spoilt)
+    monkeypatch.setattr(int8, "product_codes_of", spoilt)
     seen = []
     found = stays_float(proto, split, "accuracy", 0.9, lambda *step: seen.append(step))
     assert found == [bad]
@@ -174,11 +223,11 @@ def test_what_costs_most_stays_float(judged, monkeypatch):
 def test_a_bound_that_nothing_keeps_leaves_everything_float(judged, monkeypatch):
     proto, split = judged
 
-    def broken(weights, bits):
-        found = codes_of(weights, bits)
+    def broken(weights):
+        found = product_codes_of(weights)
         return replace(found, values=np.ones_like(found.values), scales=np.full_like(found.scales, np.nan))
 
-    monkeypatch.setattr(int8, "codes_of", broken)
+    monkeypatch.setattr(int8, "product_codes_of", broken)
     assert set(stays_float(proto, split, "accuracy", 1.0)) == set(int8_places(ScopedGraph(proto)))
 
 

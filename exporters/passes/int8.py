@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ...core.quantization import codes_of
+from ...core.quantization import codes_of, product_codes_of
 from ...core.techniques import MOST_BITS
 from ..coded_rows import look_up_coded
 from ..coded_weights import Integers, floats_of, integers_of, is_coded
@@ -35,11 +35,11 @@ def to_int8(graph: ScopedGraph, keep_float: Collection[str] = ()) -> RewriteRepo
 
     A linear with weights W, (inputs, outputs), becomes
       1. DynamicQuantizeLinear of its input: uint8 with one scale for the whole tensor, found at run time;
-      2. MatMulInteger with W as int8, symmetric, one scale for each output;
+      2. MatMulInteger with W as int8, symmetric, one scale for each output, so that no processor cuts off a sum;
       3. Cast to float and Mul with both scales, then the bias as before.
     Weights that the plan gave their bits already are multiplied as the codes they are; only where codes share scales over
-    fewer inputs than all, they are coded anew. An embedding table becomes int8 with one scale a row, both gathered before
-    they are multiplied. No calibration is needed.
+    fewer inputs than all, or sums could be cut off, they are coded anew. An embedding table becomes int8 with one scale a
+    row, both gathered before they are multiplied. No calibration is needed.
 
     Args:
         keep_float: places, as `int8_places` names them, that stay as they are.
@@ -95,7 +95,7 @@ def _quantize_product(graph: ScopedGraph, node: gs.Node) -> None:
     found = integers_of(graph, node) if is_coded(weight) else None
     if found is None:
         floats = floats_of(weight)
-        codes = codes_of(floats if _is_transposed(node) else floats.T, MOST_BITS)
+        codes = product_codes_of(floats if _is_transposed(node) else floats.T)
         scales = graph.constant(f"{name}.scales", codes.scales[:, 0])
         found = Integers(graph.constant(f"{name}.int8", codes.values.T), scales)
     quantized, scale, zero = graph.insert_many("DynamicQuantizeLinear", f"{name}.input", 3, [node.inputs[0]], node)
