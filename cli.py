@@ -17,6 +17,7 @@ from .core.plan import Focus
 from .errors import AxformError
 from .exporters.cli import export_command
 from .files import write_json, write_text, writing
+from .layer_tables import layers_tables
 from .runtime.gate import ALPHA, LOOK_SECONDS, MAX_REGRESSION
 from .runtime.latency import BENCH_BATCHES, BENCH_SECONDS, BENCH_SEQUENCES
 from .runtime.session import DEFAULT_PROVIDER, Provider
@@ -139,6 +140,10 @@ def bench(
         int | None,
         typer.Option(help=f"Runs per model and shape; default as many as fit into {BENCH_SECONDS:g} s."),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Also tell where the time goes, by part and by operator, for the first shape."),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval.
@@ -148,6 +153,7 @@ def bench(
     """
     from .runtime.bundle import Bundle
     from .runtime.latency import bench_bundle, bench_files
+    from .runtime.layers import time_file_layers, time_layers
 
     batches, sequences = _numbers(batch, "--batch"), _numbers(seq, "--seq")
     if json_file is not None:
@@ -168,10 +174,21 @@ def bench(
     with showing_progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.stage("timing")
         report = time_both(batches, sequences, provider=provider, threads=threads, runs=runs, on_run=progress.step)
-    for table in bench_tables(report, None if other is None else (bundle, other)):
+        tables, figures = bench_tables(report, None if other is None else (bundle, other)), report.figures()
+        if layers:
+            progress.stage("profiling")
+            time_parts = (
+                partial(time_layers, Bundle(bundle)) if other is None else partial(time_file_layers, bundle, other)
+            )
+            parts = time_parts(
+                batches[0], sequences[0], provider=provider, threads=threads, runs=runs, on_run=progress.step
+            )
+            tables += layers_tables(parts, between_files=other is not None)
+            figures["layers"] = parts.figures()
+    for table in tables:
         out.print(table)
     if json_file is not None:
-        write_text(json_file, report.model_dump_json(indent=2) + "\n")
+        write_json(json_file, figures)
 
 
 @app.command()

@@ -37,6 +37,10 @@ class Family:
     """The projection hidden size -> intermediate size."""
     down: str
     """The projection intermediate size -> hidden size."""
+    attention_norm: str
+    """The LayerNorm after the ATTN block."""
+    feed_forward_norm: str
+    """The LayerNorm after the FFN block."""
     num_layers: str = "num_hidden_layers"
     num_heads: str = "num_attention_heads"
     hidden_size: str = "hidden_size"
@@ -75,6 +79,8 @@ def _bert_like(name: str, positions_follow_padding: bool = False) -> Family:
         feed_forward_entry="intermediate",
         up="intermediate.dense",
         down="output.dense",
+        attention_norm="attention.output.LayerNorm",
+        feed_forward_norm="output.LayerNorm",
         positions_follow_padding=positions_follow_padding,
     )
 
@@ -97,6 +103,8 @@ FAMILIES: dict[str, Family] = {
             feed_forward_entry="ffn",
             up="ffn.lin1",
             down="ffn.lin2",
+            attention_norm="sa_layer_norm",
+            feed_forward_norm="output_layer_norm",
             num_layers="n_layers",
             num_heads="n_heads",
             hidden_size="dim",

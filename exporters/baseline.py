@@ -12,9 +12,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..core.opset import OPSET
+from ..core.opset import OPSET, SCOPES
 from ..toolchain.models import LoadedModel
-from .scoped_graph import SCOPES
 
 __all__ = ["export_baseline", "named_outputs"]
 

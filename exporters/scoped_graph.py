@@ -19,13 +19,10 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from ..core.opset import SCOPES
 from .annotations import CodesAnnotation, annotate, annotations_of
 
-__all__ = ["SCOPES", "Linear", "RewriteRefused", "ScopedGraph", "type_of", "values_of"]
-
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata key under which torch.onnx.export keeps the path of modules, outermost first, and the node's own name."""
-
+__all__ = ["Linear", "RewriteRefused", "ScopedGraph", "type_of", "values_of"]
 
 _FLOATS = "fV"
 """Kinds of numpy's types that are: its own, and those that it knows from elsewhere, such as bfloat16."""

@@ -9,6 +9,7 @@ config.json, tokenizer files
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -59,6 +60,11 @@ class Measured(BaseModel):
     """Figures. Those that JSON has no word for are written as "NaN" and "Infinity", which `model_validate` reads."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        read: dict[str, Any] = json.loads(self.model_dump_json())
+        return read
 
 
 class Report(Measured):
@@ -146,7 +152,7 @@ class Manifest(Measured):
     files: dict[Annotated[str, AfterValidator(_inside)], FileRecord]
     """Every other file of the bundle, by its path from there."""
     results: dict[str, dict[str, Any]] = {}
-    """The last parity (``check``) and latency (``bench``) reports."""
+    """The last parity (``check``) and latency (``bench``, ``layers``) reports."""
 
 
 class Bundle:
@@ -184,7 +190,7 @@ class Bundle:
             raise AxformError(f"{self.path}: {damage}; {_REMEDY}.")
 
     def save_result(self, name: str, result: dict[str, Any]) -> str | None:
-        """Record the last result of ``check`` or ``bench`` in axform.json, beside what others recorded meanwhile.
+        """Record the last result of ``check``, ``bench`` or ``layers`` in axform.json, beside what others recorded meanwhile.
 
         Returns:
             Why it could not be recorded, as in a bundle that may only be read; None when it was.

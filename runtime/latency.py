@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,7 +250,10 @@ def timed_shapes(
 
 
 def time_interleaved(
-    runners: Sequence[Callable[[], object]], runs: int | None = None, seconds: float = BENCH_SECONDS
+    runners: Sequence[Callable[[], object]],
+    runs: int | None = None,
+    seconds: float = BENCH_SECONDS,
+    most: int = sys.maxsize,
 ) -> list[np.ndarray]:
     """Milliseconds per call for each of ``runners``, called in turn so that noise hits all alike, (runs,) each."""
     for _ in range(3):
@@ -257,7 +261,9 @@ def time_interleaved(
             run()
     times: list[list[float]] = [[] for _ in runners]
     started = time.perf_counter()
-    while len(times[0]) < (runs or 20) or (runs is None and time.perf_counter() - started < seconds):
+    while len(times[0]) < (runs or 20) or (
+        runs is None and len(times[0]) < most and time.perf_counter() - started < seconds
+    ):
         for run, record in zip(runners, times, strict=True):
             before = time.perf_counter_ns()
             run()

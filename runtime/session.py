@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -71,12 +71,14 @@ def create_session(
     *,
     spinning: bool = True,
     op_library: bool = True,
+    configure: Callable[[Any], None] = lambda options: None,
 ) -> Any:
     """Open any ONNX file.
 
     Args:
         spinning: False lets idle threads sleep, so that sessions do not disturb each other.
         op_library: False runs the function bodies even where the op library is there.
+        configure: sets what else is wanted in the session's options.
 
     Raises:
         AxformError: no onnxruntime, no such provider, one that does not start here, threads out of range, or a file
@@ -93,6 +95,7 @@ def create_session(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if op_library and custom_ops.is_available():
         custom_ops.register(options)
+    configure(options)
     if not model.is_file():
         raise AxformError(f"{model}: no such file; name the --out folder of axform-export.")
     if provider == "auto" and providers[0] == _CUDA:

@@ -18,7 +18,13 @@ LIGHT = {
         "sklearn",
     },
     "axform.exporters.functions, axform.exporters.rewrites": {"onnxruntime", "pandas", "sklearn"},
-    "axform.runtime.parity, axform.runtime.latency": {"onnx", "onnx_graphsurgeon", "pandas", "scipy", "sklearn"},
+    "axform.runtime.parity, axform.runtime.latency, axform.runtime.layers": {
+        "onnx",
+        "onnx_graphsurgeon",
+        "pandas",
+        "scipy",
+        "sklearn",
+    },
     "axform.report.page": {
         "jinja2",
         "matplotlib",

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from axform.core.families import FAMILIES
+from axform.core.opset import SCOPES
 from axform.core.plan import ApproximationPlan, ModelIdentity
-from axform.exporters.scoped_graph import SCOPES
 from onnx import TensorProto, helper, numpy_helper
 from support import plan_of
 
