@@ -144,6 +144,10 @@ def bench(
         bool,
         typer.Option("--layers", help="Also tell where the time goes, by part and by operator, for the first shape."),
     ] = False,
+    cuda_graph: Annotated[
+        bool,
+        typer.Option("--cuda-graph", help="On CUDA: record what a run launches on the GPU, and time replays of it."),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Time model.onnx beside baseline.onnx: interleaved runs, medians, and the ratio with a 95 % interval.
@@ -171,10 +175,8 @@ def bench(
         if other is None
         else partial(bench_files, bundle, other)
     )
+    parts = None
     with showing_progress() as progress, tempfile.TemporaryDirectory() as folder:
-        progress.stage("timing")
-        report = time_both(batches, sequences, provider=provider, threads=threads, runs=runs, on_run=progress.step)
-        tables, figures = bench_tables(report, None if other is None else (bundle, other)), report.figures()
         if layers:
             progress.stage("profiling")
             time_parts = (
@@ -183,8 +185,21 @@ def bench(
             parts = time_parts(
                 batches[0], sequences[0], provider=provider, threads=threads, runs=runs, on_run=progress.step
             )
-            tables += layers_tables(parts, between_files=other is not None)
-            figures["layers"] = parts.figures()
+        progress.stage("timing")
+        report = time_both(
+            batches,
+            sequences,
+            provider=provider,
+            threads=threads,
+            runs=runs,
+            resident=True,
+            cuda_graph=cuda_graph,
+            on_run=progress.step,
+        )
+    tables, figures = bench_tables(report, None if other is None else (bundle, other)), report.figures()
+    if parts is not None:
+        tables += layers_tables(parts, between_files=other is not None)
+        figures["layers"] = parts.figures()
     for table in tables:
         out.print(table)
     if json_file is not None:

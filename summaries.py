@@ -203,6 +203,8 @@ def _loading(report: LatencyReport, baseline: str, model: str) -> str:
     if report.load_seconds is None:
         return ""
     before, after = (f"{1000 * seconds:.0f} ms" for seconds in report.load_seconds)
+    if report.resident is not None:
+        before, after = (f"{one} into {mb:.0f} MB" for one, mb in zip((before, after), report.resident, strict=True))
     return f"; {baseline} loads in {before}, {model} in {after}"
 
 

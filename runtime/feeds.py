@@ -8,7 +8,10 @@ import numpy as np
 
 from ..errors import AxformError
 
-__all__ = ["input_types", "random_feeds"]
+__all__ = ["ANY_TOKENS", "input_types", "random_feeds"]
+
+ANY_TOKENS = np.arange(32)
+"""Ids that every vocabulary has, for models of which nothing else is known."""
 
 _TYPES = {
     "tensor(int64)": np.int64,

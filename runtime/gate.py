@@ -13,8 +13,10 @@ import numpy as np
 from ..core.cores import usable_cores
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
+from .calls import random_runner
 from .check_data import CheckData
-from .latency import ANY_TOKENS, LatencyReport, all_shapes, machine_name, random_runner
+from .feeds import ANY_TOKENS
+from .latency import LatencyReport, all_shapes, machine_name
 from .session import DEFAULT_PROVIDER, Provider, create_session, provider_of
 from .verdicts import Verdict, bounds_of, judge, worst
 

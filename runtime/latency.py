@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,16 @@ from ..core.cores import usable_cores
 from ..core.families import ModelShape
 from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
+from .calls import random_runner
 from .check_data import CheckData
-from .feeds import input_types, random_feeds
+from .feeds import ANY_TOKENS, input_types
+from .footprint import resident_megabytes
+from .interleaved import BENCH_SECONDS, time_interleaved
 from .limits import check_memory, positive
-from .session import DEFAULT_PROVIDER, Provider, create_session, import_onnxruntime, provider_of, run_session
+from .session import DEFAULT_PROVIDER, Provider, create_session, import_onnxruntime, provider_of
 
 __all__ = [
+    "ANY_TOKENS",
     "BENCH_BATCHES",
     "BENCH_SECONDS",
     "BENCH_SEQUENCES",
@@ -36,10 +39,8 @@ __all__ = [
     "timed_shapes",
 ]
 
-BENCH_BATCHES, BENCH_SEQUENCES, BENCH_SECONDS = (1, 8), (32, 128), 5.0
+BENCH_BATCHES, BENCH_SEQUENCES = (1, 8), (32, 128)
 """What is timed when nothing else is asked for."""
-ANY_TOKENS = np.arange(32)
-"""Ids that every vocabulary has, for models of which nothing else is known."""
 _BOOTSTRAP_SAMPLES = 2000
 _RUNS_FOR_AN_INTERVAL = 6
 """Of fewer runs not even the smallest and the largest enclose the median with 95 %: 1 - 2 / 2^5 is 0.94."""
@@ -82,6 +83,8 @@ class LatencyReport(Report):
     shapes: list[ShapeLatency]
     load_seconds: tuple[float, float] | None = None
     """To make a session of the baseline and of the model; None where it was not measured."""
+    resident: tuple[float, float] | None = None
+    """MB that a process needs to load each and run it once at the first shape; None where it was not measured."""
     threads: int
     machine: str
     versions: dict[str, str]
@@ -97,6 +100,8 @@ def bench_bundle(
     runs: int | None = None,
     seconds: float = BENCH_SECONDS,
     same_form: Callable[[Bundle], Path | None] = lambda bundle: None,
+    resident: bool = False,
+    cuda_graph: bool = False,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> LatencyReport:
     """Time both models of a bundle on random tokens of its task, for every batch with every sequence length.
@@ -105,6 +110,8 @@ def bench_bundle(
         same_form: makes a file of the baseline in the precision and layout of the model, to be timed beside them.
         threads: threads inside one operator; None = all cores this process may use.
         runs: runs of each model and shape; None = as many as fit into ``seconds``, at least 20.
+        resident: measure, too, what memory each of both needs in a process of its own.
+        cuda_graph: replay what the first run launches on the GPU.
         on_run: called with (shapes done, shapes in all, what runs now).
 
     Raises:
@@ -118,8 +125,10 @@ def bench_bundle(
     threads = usable_cores() if threads is None else threads
     tokens = np.concatenate(list(CheckData.load(bundle.check_data).split.features["input_ids"]))
     files = [bundle.baseline, bundle.model, same_form(bundle)]
-    opened = _opened([path for path in files if path is not None], provider, threads)
+    opened = _opened([path for path in files if path is not None], provider, threads, cuda_graph)
     report = _timed(opened, shapes, tokens, threads, runs, seconds, on_run)
+    if resident:
+        report.resident = _resident(bundle.baseline, bundle.model, provider, threads, shapes[0])
     report.not_recorded = bundle.save_result("bench", report.model_dump())
     return report
 
@@ -134,6 +143,8 @@ def bench_files(
     threads: int | None = None,
     runs: int | None = None,
     seconds: float = BENCH_SECONDS,
+    resident: bool = False,
+    cuda_graph: bool = False,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> LatencyReport:
     """Time any two ONNX models with the same inputs, the first as the report's baseline, like `bench_bundle`.
@@ -148,14 +159,24 @@ def bench_files(
         if not path.is_file():
             raise AxformError(f"{path}: no such file; give two .onnx files, or a bundle folder alone.")
     threads = usable_cores() if threads is None else threads
-    opened = _opened([first, second], provider, threads)
+    opened = _opened([first, second], provider, threads, cuda_graph)
     ours, theirs = (input_types(one.session) for one in opened)
     if ours != theirs:
         raise AxformError(
             f"{first} and {second}: take different inputs ({_inputs(ours)}; {_inputs(theirs)}); give two models that can "
             "stand for each other."
         )
-    return _timed(opened, shapes, ANY_TOKENS, threads, runs, seconds, on_run)
+    report = _timed(opened, shapes, ANY_TOKENS, threads, runs, seconds, on_run)
+    if resident:
+        report.resident = _resident(first, second, provider, threads, shapes[0])
+    return report
+
+
+def _resident(
+    baseline: Path, model: Path, provider: Provider, threads: int, shape: tuple[int, int]
+) -> tuple[float, float] | None:
+    found = resident_megabytes([baseline, model], provider, threads, *shape)
+    return None if found is None else (found[0], found[1])
 
 
 def _inputs(types: Mapping[str, str]) -> str:
@@ -168,13 +189,13 @@ class _Opened:
     seconds: float
 
 
-def _opened(files: Sequence[Path], provider: Provider, threads: int) -> list[_Opened]:
+def _opened(files: Sequence[Path], provider: Provider, threads: int, cuda_graph: bool) -> list[_Opened]:
     """Sessions, with how long it took to make them: reading the file, folding what is constant, choosing kernels."""
     import_onnxruntime()
     opened = []
     for file in files:
         started = time.perf_counter()
-        session = create_session(file, provider, threads, spinning=False)
+        session = create_session(file, provider, threads, spinning=False, cuda_graph=cuda_graph)
         opened.append(_Opened(session, time.perf_counter() - started))
     return opened
 
@@ -249,28 +270,6 @@ def timed_shapes(
     return shapes
 
 
-def time_interleaved(
-    runners: Sequence[Callable[[], object]],
-    runs: int | None = None,
-    seconds: float = BENCH_SECONDS,
-    most: int = sys.maxsize,
-) -> list[np.ndarray]:
-    """Milliseconds per call for each of ``runners``, called in turn so that noise hits all alike, (runs,) each."""
-    for _ in range(3):
-        for run in runners:
-            run()
-    times: list[list[float]] = [[] for _ in runners]
-    started = time.perf_counter()
-    while len(times[0]) < (runs or 20) or (
-        runs is None and len(times[0]) < most and time.perf_counter() - started < seconds
-    ):
-        for run, record in zip(runners, times, strict=True):
-            before = time.perf_counter_ns()
-            run()
-            record.append((time.perf_counter_ns() - before) / 1e6)
-    return [np.array(record) for record in times]
-
-
 def ratio_interval(baseline: np.ndarray, model: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the ratio of medians; pairs of neighbouring runs are resampled together."""
     draws = np.random.default_rng(seed).integers(0, len(model), (_BOOTSTRAP_SAMPLES, len(model)))
@@ -287,10 +286,3 @@ def machine_name() -> str:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return f"{model}, {usable_cores()} cores"
-
-
-def random_runner(session: Any, batch: int, sequence: int, vocabulary: np.ndarray) -> Callable[[], object]:
-    """One call of a session on random tokens of the task: every position a real token, (batch, sequence)."""
-    feeds = random_feeds(session, batch, sequence, vocabulary)
-    names = [entry.name for entry in session.get_outputs()]
-    return lambda: run_session(session, names, feeds)

@@ -13,9 +13,12 @@ import numpy as np
 from ..core.cores import usable_cores
 from ..core.families import FAMILIES, Family
 from .bundle import Bundle, Manifest, Measured, Report
+from .calls import random_runner
 from .check_data import CheckData
+from .feeds import ANY_TOKENS
 from .graph_nodes import read_nodes
-from .latency import ANY_TOKENS, BENCH_SECONDS, machine_name, random_runner, time_interleaved, timed_shapes
+from .interleaved import BENCH_SECONDS, time_interleaved
+from .latency import machine_name, timed_shapes
 from .limits import positive
 from .parts import EMBEDDINGS, NOT_TOLD, all_parts, family_in, layers_in, part_of, parts_of
 from .profiles import MOST_RUNS, Profile, ProfiledSession

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,7 @@ __all__ = [
     "load_session",
     "provider_of",
     "run_session",
+    "running",
 ]
 
 Provider = Literal["auto", "cpu", "cuda", "openvino"]
@@ -28,6 +30,10 @@ DEFAULT_PROVIDER: Provider = "auto"
 _CPU, _CUDA, _OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
 _CUDA_REMEDY = (
     "see that nvidia-smi finds the GPU and that this onnxruntime's CUDA and cuDNN are installed, or take provider cpu"
+)
+_NO_CUDA_GRAPH = (
+    "--cuda-graph: with provider {} this onnxruntime ({}) does not run on CUDA; leave it out, or take --provider cuda where "
+    "there is a GPU."
 )
 
 
@@ -71,6 +77,7 @@ def create_session(
     *,
     spinning: bool = True,
     op_library: bool = True,
+    cuda_graph: bool = False,
     configure: Callable[[Any], None] = lambda options: None,
 ) -> Any:
     """Open any ONNX file.
@@ -78,14 +85,17 @@ def create_session(
     Args:
         spinning: False lets idle threads sleep, so that sessions do not disturb each other.
         op_library: False runs the function bodies even where the op library is there.
+        cuda_graph: True records what a run launches on the GPU and replays it; inputs and outputs have to be bound.
         configure: sets what else is wanted in the session's options.
 
     Raises:
         AxformError: no onnxruntime, no such provider, one that does not start here, threads out of range, or a file
-            that cannot be loaded.
+            that cannot be loaded, or ``cuda_graph`` without CUDA.
     """
     onnxruntime = import_onnxruntime()
     providers = _providers(onnxruntime, provider)
+    if cuda_graph and providers[0] != _CUDA:
+        raise AxformError(_NO_CUDA_GRAPH.format(provider, ", ".join(onnxruntime.get_available_providers())))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -98,12 +108,12 @@ def create_session(
     configure(options)
     if not model.is_file():
         raise AxformError(f"{model}: no such file; name the --out folder of axform-export.")
-    if provider == "auto" and providers[0] == _CUDA:
+    if provider == "auto" and providers[0] == _CUDA and not cuda_graph:
         try:
             return _open(onnxruntime, model, options, providers)
         except AxformError:
             providers = [_CPU]  # what is wrong with the file itself, it says again
-    session = _open(onnxruntime, model, options, providers)
+    session = _open(onnxruntime, model, options, providers, cuda_graph)
     if session.get_providers()[0] != providers[0]:
         remedy = _CUDA_REMEDY if providers[0] == _CUDA else "take provider cpu"
         raise AxformError(
@@ -123,25 +133,39 @@ def run_session(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarr
     Raises:
         AxformError: ONNX Runtime could not, as where the memory of the machine or the GPU ends.
     """
-    try:
+    with running(feeds):
         return list(session.run(names, feeds))
+
+
+@contextmanager
+def running(feeds: Mapping[str, Any]) -> Iterator[None]:
+    """Around a run of a session on ``feeds``, arrays or OrtValues by the name of the input.
+
+    Raises:
+        AxformError: as `run_session`.
+    """
+    try:
+        yield
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        shape = " x ".join(map(str, next(iter(feeds.values())).shape))
+        first = next(iter(feeds.values()))
+        shape = " x ".join(map(str, first.shape() if callable(first.shape) else first.shape))
         raise AxformError(
             f"onnxruntime cannot run the model on inputs of {shape} ({_first_line(error)}); see that there is memory for "
             "them, and export the bundle again with axform-export if it fails for every input."
         ) from error
 
 
-def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> Any:
+def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str], cuda_graph: bool = False) -> Any:
     try:
         # Without its fallback onnxruntime says what failed, instead of going on without the provider.
-        of_each = [_options(name, options.intra_op_num_threads) for name in providers]
+        of_each = [_options(name, options.intra_op_num_threads, cuda_graph) for name in providers]
         return onnxruntime.InferenceSession(
             str(model), options, providers=providers, provider_options=of_each, enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         remedy = f"; {_CUDA_REMEDY}" if providers[0] == _CUDA else ""
+        if cuda_graph:
+            remedy += "; or leave out --cuda-graph, which needs a kernel of CUDA's for every node"
         if providers[0] == _OPENVINO:
             remedy = (
                 "; where its OpenVINO does not know an operator, export again with --opset 22, or take provider cpu"
@@ -154,8 +178,10 @@ def _open(onnxruntime: Any, model: Path, options: Any, providers: list[str]) -> 
         raise AxformError(f"{model}: onnxruntime cannot load it ({_first_line(error)}){remedy}.") from error
 
 
-def _options(provider: str, threads: int) -> dict[str, str]:
+def _options(provider: str, threads: int, cuda_graph: bool) -> dict[str, str]:
     """What a provider has to be told by itself: OpenVINO has threads of its own."""
+    if provider == _CUDA and cuda_graph:
+        return {"enable_cuda_graph": "1"}
     if provider != _OPENVINO:
         return {}
     return {"device_type": "CPU", **({"num_of_threads": str(threads)} if threads else {})}

@@ -19,14 +19,11 @@ latency ratios, bytes, and the time and memory that a fresh process needs to loa
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import geometric_mean, mean
+from statistics import geometric_mean, mean, median
 
 import numpy as np
 import onnx
@@ -38,6 +35,7 @@ from axform.files import write_json, write_text
 from axform.outputs import holds_files
 from axform.runtime.bundle import Bundle
 from axform.runtime.check_data import CheckData
+from axform.runtime.footprint import Footprint, footprint
 from axform.runtime.latency import BENCH_SECONDS, machine_name, random_runner, ratio_interval, time_interleaved
 from axform.runtime.parity import check_bundle, run_split
 from axform.runtime.session import create_session
@@ -54,20 +52,6 @@ BUNDLES = {
     "size, int8": ("size", None, "int8"),
 }
 """Name of a row -> (focus of the run, round that is exported, precision)."""
-_LOAD = """
-import json, sys, time
-import numpy as np, onnxruntime
-def resident():
-    lines = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("VmRSS"))
-    return int(lines["VmRSS"].split()[0]) / 1024
-before, started = resident(), time.perf_counter()
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-loaded = time.perf_counter() - started
-session.run(None, {entry.name: np.ones((1, 128), np.int64) for entry in session.get_inputs()})
-print(json.dumps({"seconds": loaded, "megabytes": resident() - before}))
-"""
 
 
 @dataclass(frozen=True)
@@ -113,10 +97,12 @@ def int8_alone(baseline: Path, out: Path) -> None:
     plain.unlink()
 
 
-def loading(file: Path) -> dict[str, float]:
-    command = [sys.executable, "-c", _LOAD, str(file)]
-    found = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
-    return {name: float(np.median([one[name] for one in found])) for name in ("seconds", "megabytes")}
+def loading(file: Path) -> Footprint:
+    """On one thread, the median of three fresh processes."""
+    found = [one for one in (footprint(file) for _ in range(3)) if one is not None]
+    if not found:
+        raise AxformError(f"{file}: its memory cannot be measured on this system; take Linux.")
+    return Footprint(median(one.seconds for one in found), median(one.megabytes for one in found))
 
 
 def rows_of(folder: Path, task: str, seconds: float) -> list[Row]:
@@ -151,8 +137,8 @@ def rows_of(folder: Path, task: str, seconds: float) -> list[Row]:
                     bundles[variant].manifest.results["check"]["passed"] if variant in bundles else None,
                     ratios,
                     file.stat().st_size,
-                    loaded["seconds"],
-                    loaded["megabytes"],
+                    loaded.seconds,
+                    loaded.megabytes,
                 )
             )
     return rows
