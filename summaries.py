@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .exporters.pareto import State
     from .runtime.bundle import Report
     from .runtime.gate import GatedShape, GateReport
-    from .runtime.latency import LatencyReport
+    from .runtime.latency import LatencyReport, ShapeLatency
     from .runtime.parity import NumericParity, ParityReport
     from .toolchain.run_folder import RunRecord
 
@@ -174,7 +174,7 @@ def bench_tables(report: LatencyReport, files: tuple[Path, Path] | None = None) 
         files: the two that were timed; None = those of a bundle.
     """
     baseline, model = ("baseline", "model") if files is None else ("first", "second")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for shape in report.shapes:
         timing = shape.model
         rows.append(
@@ -188,12 +188,23 @@ def bench_tables(report: LatencyReport, files: tuple[Path, Path] | None = None) 
                 str(shape.runs),
             )
         )
-    columns = ("batch x seq", f"{baseline} ms", f"{model} ms", f"{model} p10/p90/p99", "ratio", "95 % interval", "runs")
+    columns: tuple[str, ...] = (
+        "batch x seq",
+        f"{baseline} ms",
+        f"{model} ms",
+        f"{model} p10/p90/p99",
+        "ratio",
+        "95 % interval",
+        "runs",
+    )
+    if report.energy_of is not None:
+        columns = (*columns, f"{baseline} J", f"{model} J")
+        rows = [(*row, *_joules(shape)) for row, shape in zip(rows, report.shapes, strict=True)]
     result = table("Latency", columns, rows)
     result.caption = "" if files is None else f"first: {files[0]}\nsecond: {files[1]}\n"
     result.caption += (
         f"{report.provider}, {report.threads} threads, {report.machine}; onnxruntime {report.versions['onnxruntime']}; "
-        f"interleaved runs, medians{_loading(report, baseline, model)}{_unless_recorded(report)}"
+        f"interleaved runs, medians{_loading(report, baseline, model)}{_energy(report)}{_unless_recorded(report)}"
     )
     result.caption_justify = "left"
     return [result, *_plan_tables(report)]
@@ -206,6 +217,14 @@ def _loading(report: LatencyReport, baseline: str, model: str) -> str:
     if report.resident is not None:
         before, after = (f"{one} into {mb:.0f} MB" for one, mb in zip((before, after), report.resident, strict=True))
     return f"; {baseline} loads in {before}, {model} in {after}"
+
+
+def _joules(shape: ShapeLatency) -> tuple[str, str]:
+    return ("", "") if shape.joules is None else (f"{shape.joules[0]:.3g}", f"{shape.joules[1]:.3g}")
+
+
+def _energy(report: LatencyReport) -> str:
+    return "" if report.energy_of is None else f"; J of a run, all that the {report.energy_of} does counted"
 
 
 def _plan_tables(report: LatencyReport) -> list[Table]:

@@ -17,6 +17,7 @@ from ..errors import AxformError
 from .bundle import Bundle, Measured, Report
 from .calls import random_runner
 from .check_data import CheckData
+from .energy import find_meter, joules_per_run
 from .feeds import ANY_TOKENS, input_types
 from .footprint import resident_megabytes
 from .interleaved import BENCH_SECONDS, time_interleaved
@@ -77,6 +78,8 @@ class ShapeLatency(Measured):
     """Median of that over median of the model: what the plan gains by itself."""
     plan_low: float | None = None
     plan_high: float | None = None
+    joules: tuple[float, float] | None = None
+    """Energy of a run of the baseline and of the model; None where the machine does not count it."""
 
 
 class LatencyReport(Report):
@@ -85,6 +88,8 @@ class LatencyReport(Report):
     """To make a session of the baseline and of the model; None where it was not measured."""
     resident: tuple[float, float] | None = None
     """MB that a process needs to load each and run it once at the first shape; None where it was not measured."""
+    energy_of: str | None = None
+    """What ``joules`` are counted of."""
     threads: int
     machine: str
     versions: dict[str, str]
@@ -211,12 +216,12 @@ def _timed(
 ) -> LatencyReport:
     """The baseline, the model, and the baseline in the model's form if there is a third, on random ``tokens``."""
     results = []
+    meter = find_meter(provider_of(opened[1].session))
     for number, (batch, sequence) in enumerate(shapes):
         if on_run is not None:
             on_run(number, len(shapes), f"batch {batch}, sequence {sequence}")
-        baseline, model, *others = time_interleaved(
-            [random_runner(one.session, batch, sequence, tokens) for one in opened], runs=runs, seconds=seconds
-        )
+        runners = [random_runner(one.session, batch, sequence, tokens) for one in opened]
+        baseline, model, *others = time_interleaved(runners, runs=runs, seconds=seconds)
         low, high = _interval(baseline, model)
         shape = ShapeLatency(
             batch=batch,
@@ -232,11 +237,15 @@ def _timed(
             shape.same_form = Timing.of(other)
             shape.plan_ratio = float(np.median(other) / np.median(model))
             shape.plan_low, shape.plan_high = _interval(other, model)
+        if meter is not None:
+            before, after = joules_per_run(runners[:2], meter)
+            shape.joules = before, after
         results.append(shape)
     return LatencyReport(
         shapes=results,
         provider=provider_of(opened[1].session),
         load_seconds=(opened[0].seconds, opened[1].seconds),
+        energy_of=None if meter is None else meter.what,
         threads=threads,
         machine=machine_name(),
         versions={

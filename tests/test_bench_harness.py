@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 from axform.errors import AxformError
 from axform.runtime.bundle import Bundle
 from axform.runtime.calls import bound_call, random_runner
+from axform.runtime.energy import Rapl, find_meter, joules_per_run
 from axform.runtime.feeds import ANY_TOKENS, random_feeds
 from axform.runtime.footprint import footprint
 from axform.runtime.interleaved import time_interleaved, warm_up
 from axform.runtime.latency import bench_bundle
 from axform.runtime.session import create_session
+from axform.summaries import bench_tables
 from support import run_command
 
 has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -104,6 +107,100 @@ def test_bench_shows_and_records_memory(bundle_copy, capsys):
     if recorded is None:
         pytest.skip("resident memory is not known here")
     assert code == 0 and len(recorded) == 2 and f"into {recorded[0]:.0f} MB, model in" in text
+
+
+# Energy
+
+
+def fake_powercap(folder: Path, largest: int = 10**9) -> Path:
+    """Two processors, a part of the first, the machine as a whole, and one that is counted by another interface."""
+    names = {"0": "package-0", "1": "package-1", "0:0": "core", "2": "psys"}
+    for number, name in names.items():
+        domain = folder / f"intel-rapl:{number}"
+        domain.mkdir(parents=True)
+        (domain / "name").write_text(f"{name}\n")
+        (domain / "max_energy_range_uj").write_text(f"{largest}\n")
+        (domain / "energy_uj").write_text("0\n")
+    (folder / "intel-rapl-mmio:0").mkdir()
+    return folder
+
+
+def spend(folder: Path, number: str, joules: float, largest: int = 10**9) -> None:
+    counter = folder / f"intel-rapl:{number}" / "energy_uj"
+    counter.write_text(str((int(counter.read_text()) + int(1e6 * joules)) % largest))
+
+
+def test_energy_is_that_of_all_processors_also_where_a_counter_starts_again(tmp_path):
+    largest = 40_000_000
+    folder = fake_powercap(tmp_path, largest)
+
+    def run(first: float, second: float) -> None:
+        for number, joules in (("0", first), ("1", second), ("0:0", 5), ("2", 7)):
+            spend(folder, number, joules, largest)
+
+    meter = Rapl(folder)
+    found = joules_per_run([lambda: run(3, 0.5), lambda: run(1, 0.25)], meter, seconds=0)
+    assert found == pytest.approx([3.5, 1.25])
+    for _ in range(20):  # more than once round, read in between
+        run(30, 30)
+        last = meter.joules()
+    assert last == pytest.approx(3 * (3.5 + 1.25) + 20 * 60)
+
+
+@pytest.mark.parametrize("content", [None, "no processor", "unreadable", "not a number"])
+def test_no_counter_no_column(tmp_path, monkeypatch, content):
+    folder = tmp_path / "powercap"
+    if content is not None:
+        fake_powercap(folder)
+        for domain in folder.glob("intel-rapl:*"):
+            if content == "no processor":
+                (domain / "name").write_text("psys")
+            elif content == "unreadable":
+                (domain / "energy_uj").unlink()
+                (domain / "energy_uj").mkdir()  # tests may run as root, who may read anything else
+            else:
+                (domain / "energy_uj").write_text("?")
+    monkeypatch.setattr("axform.runtime.energy._POWERCAP", folder)
+    assert find_meter("CPU") is None
+
+
+def test_bench_has_a_column_of_energy_where_it_is_counted(bundle_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("axform.runtime.energy._POWERCAP", tmp_path / "none")
+    report = bench_bundle(Bundle(bundle_copy), [1], [4], runs=1, threads=1)
+    assert report.energy_of is None and len(bench_tables(report)[0].columns) == 7
+    monkeypatch.setattr("axform.runtime.energy._POWERCAP", fake_powercap(tmp_path / "powercap"))
+    monkeypatch.setattr("axform.runtime.energy._BLOCK_SECONDS", 0)
+    report = bench_bundle(Bundle(bundle_copy), [1], [4], runs=1, threads=1)
+    assert report.energy_of == "processor (RAPL)" and report.shapes[0].joules == (0, 0)
+    (table, *_) = bench_tables(report)
+    assert [column.header for column in table.columns[-2:]] == ["baseline J", "model J"]
+    assert "all that the processor (RAPL) does" in table.caption
+
+
+class FakeNvml:
+    """pynvml as far as it is used, of a GPU that has used ``millijoules``."""
+
+    millijoules = 5000
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: int) -> int:  # noqa: N802
+        assert gpu == 0
+        return self.millijoules
+
+
+def test_energy_of_a_gpu(monkeypatch):
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    meter = find_meter("CUDA")
+    fake.millijoules += 1500
+    assert meter.what == "GPU (NVML)" and meter.joules() == 1.5
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it fails
+    assert find_meter("CUDA") is None
 
 
 # Inputs and outputs in a device's memory
