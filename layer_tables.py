@@ -48,9 +48,10 @@ def _parts(report: LayersReport, baseline: str, model: str) -> Table:
     columns = ("part", f"{baseline} ms", f"{model} ms", "saved ms", "done to it")
     result = table(f"Parts of the model, batch {report.batch}, {report.sequence} tokens", columns, rows)
     result.columns[-1].justify = "left"
+    form = f"; {report.form}" if report.form else ""
     result.caption = (
-        f"medians of each node over {report.runs} runs, added up; not told: {report.not_told:.1%}, nodes that "
-        "ONNX Runtime made and that nothing ties to a part"
+        f"medians of each node over {report.runs} runs, added up{form}; a run is longer by what lies between nodes and by "
+        f"what disturbs it; not told: {report.not_told:.1%}, nodes that ONNX Runtime made and that nothing ties to a part"
     )
     result.caption_justify = "left"
     return result

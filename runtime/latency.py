@@ -160,17 +160,10 @@ def bench_files(
     shapes = all_shapes(batches, sequences)
     if runs is not None:
         positive("runs", runs)
-    for path in (first, second):
-        if not path.is_file():
-            raise AxformError(f"{path}: no such file; give two .onnx files, or a bundle folder alone.")
+    check_files(first, second)
     threads = usable_cores() if threads is None else threads
     opened = _opened([first, second], provider, threads, cuda_graph)
-    ours, theirs = (input_types(one.session) for one in opened)
-    if ours != theirs:
-        raise AxformError(
-            f"{first} and {second}: take different inputs ({_inputs(ours)}; {_inputs(theirs)}); give two models that can "
-            "stand for each other."
-        )
+    check_inputs((first, second), [one.session for one in opened])
     report = _timed(opened, shapes, ANY_TOKENS, threads, runs, seconds, on_run)
     if resident:
         report.resident = _resident(first, second, provider, threads, shapes[0])
@@ -182,6 +175,23 @@ def _resident(
 ) -> tuple[float, float] | None:
     found = resident_megabytes([baseline, model], provider, threads, *shape)
     return None if found is None else (found[0], found[1])
+
+
+def check_files(*files: Path) -> None:
+    """Refuse a comparison of what are no files."""
+    for path in files:
+        if not path.is_file():
+            raise AxformError(f"{path}: no such file; give two .onnx files, or a bundle folder alone.")
+
+
+def check_inputs(files: tuple[Path, Path], sessions: Sequence[Any]) -> None:
+    """Refuse a comparison of models, in sessions of their own, that take different inputs."""
+    ours, theirs = (input_types(session) for session in sessions)
+    if ours != theirs:
+        raise AxformError(
+            f"{files[0]} and {files[1]}: take different inputs ({_inputs(ours)}; {_inputs(theirs)}); give two models that "
+            "can stand for each other."
+        )
 
 
 def _inputs(types: Mapping[str, str]) -> str:

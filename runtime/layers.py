@@ -12,13 +12,14 @@ import numpy as np
 
 from ..core.cores import usable_cores
 from ..core.families import FAMILIES, Family
+from ..core.precision import DEFAULT_PRECISION
 from .bundle import Bundle, Manifest, Measured, Report
 from .calls import random_runner
 from .check_data import CheckData
 from .feeds import ANY_TOKENS
 from .graph_nodes import read_nodes
 from .interleaved import BENCH_SECONDS, time_interleaved
-from .latency import machine_name, timed_shapes
+from .latency import check_files, check_inputs, machine_name, timed_shapes
 from .limits import positive
 from .parts import EMBEDDINGS, NOT_TOLD, all_parts, family_in, layers_in, part_of, parts_of
 from .profiles import MOST_RUNS, Profile, ProfiledSession
@@ -62,6 +63,8 @@ class LayersReport(Report):
     """In the order in which they run; empty where the files name no modules of a known family."""
     operators: list[OperatorTime]
     """The dearest first."""
+    form: str = ""
+    """What holds for the whole model beside the plan, such as its precision; empty where it is float32."""
     plain: tuple[float, float]
     """Milliseconds of a run without the profiler, of the baseline and of the model, in turn with the profiled ones."""
     profiled: tuple[float, float]
@@ -107,6 +110,7 @@ def time_layers(
     family = FAMILIES[manifest.plan.model.family]
     timing = _Timing((bundle.baseline, bundle.model), batch, sequence, provider, threads)
     report = timing.report(tokens, family, _done(manifest, family), runs, seconds, on_run)
+    report.form = "" if manifest.precision == DEFAULT_PRECISION else f"model in {manifest.precision}"
     report.not_recorded = bundle.save_result("layers", report.model_dump())
     return report
 
@@ -123,7 +127,12 @@ def time_file_layers(
     seconds: float = BENCH_SECONDS,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> LayersReport:
-    """The same of any two files with the same inputs, without parts where they name no modules of a known family."""
+    """The same of any two files with the same inputs, without parts where they name no modules of a known family.
+
+    Raises:
+        AxformError: a file cannot be run, the inputs differ, or as in `time_layers`.
+    """
+    check_files(first, second)
     families = [family_in(read_nodes(file)) for file in (first, second)]
     family = families[0] if families[0] == families[1] else None
     timing = _Timing((first, second), batch, sequence, provider, threads)
@@ -167,6 +176,7 @@ class _Timing:
             on_run(0, 1, f"layers, batch {self._batch}, sequence {self._sequence}")
         with tempfile.TemporaryDirectory() as scratch:
             plain = [create_session(file, self._provider, self._threads, spinning=False) for file in self._files]
+            check_inputs(self._files, plain)
             profiled = []
             for name, file in zip(("baseline", "model"), self._files, strict=True):
                 folder = Path(scratch) / name

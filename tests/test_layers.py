@@ -184,3 +184,14 @@ def test_a_provider_that_does_not_run_node_by_node(bundle_copy, monkeypatch):
 def test_options_out_of_range(tiny_bundle, batch, sequence, options, message):
     with pytest.raises(AxformError, match=message):
         time_layers(Bundle(tiny_bundle), batch, sequence, **options)
+
+
+def test_files_that_cannot_be_compared(tmp_path, capsys):
+    def add(name: str, kind: int) -> Path:
+        sides = [onnx.helper.make_tensor_value_info(side, kind, ["b", "n"]) for side in "xy"]
+        return save(tmp_path / name, [onnx.helper.make_node("Add", ["x", "x"], ["y"])], sides[:1], sides[1:])
+
+    first, second = add("a.onnx", FLOAT), add("b.onnx", INT64)
+    for other, message in ((second, "take different inputs"), (tmp_path / "none.onnx", "none.onnx: no such file")):
+        code, captured = run_command(capsys, "bench", first, other, "--layers", "--runs", 1)
+        assert code == 2 and message in " ".join(captured.err.split())
