@@ -44,11 +44,11 @@ def footprint(
     if not _STATUS.exists():
         return None
     command = [sys.executable, "-m", __name__, str(file), provider, str(threads), str(batch), str(sequence)]
-    found_where_this_is = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    found_where_this_is = {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
     done = subprocess.run(
         command, env=os.environ | found_where_this_is, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    told = json.loads(done.stdout) if done.returncode == 0 else None
+    told = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     return None if told is None else Footprint(**told)
 
 
