@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -349,3 +351,25 @@ def test_files_that_bench_cannot_compare(tmp_path, capsys):
     ):
         code, captured = run_command(capsys, "bench", *files, "--runs", 1)
         assert code == 2 and message in folded(captured.err), captured.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where onnxruntime keeps its identifier on Linux is what is known")
+def test_onnxruntime_sends_nothing_about_a_session(tiny_bundle, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+
+    def left_behind(statement: str, home: Path) -> list[Path]:
+        home.mkdir()
+        script = f"bundle = {str(tiny_bundle)!r}\n{statement}"
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment | {"HOME": str(home), "XDG_CACHE_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+        )
+        return list(home.rglob("*onnxruntime*"))
+
+    assert (
+        left_behind("from axform.runtime import load_session; load_session(bundle, 'cpu', 1)", tmp_path / "ours") == []
+    )
+    by_itself = "import onnxruntime; onnxruntime.InferenceSession(bundle + '/baseline.onnx')"
+    if not left_behind(by_itself, tmp_path / "theirs"):
+        pytest.skip("this onnxruntime leaves no identifier of its own")
