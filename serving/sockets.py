@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import AxformError
@@ -47,11 +48,14 @@ class Sockets:
         """Let the system make no connection any more, in any worker; what it has made can still be accepted.
 
         Without this, whoever connects between the last accept and the close is reset. Elsewhere than on Linux that
-        moment stays.
+        moment stays, and where the system keeps filters from ordinary users.
         """
         if sys.platform == "linux":
             drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _RETURN, 0, 0, 0))
-            self.http.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop_all)))
+            with suppress(OSError):
+                self.http.setsockopt(
+                    socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop_all))
+                )
 
     def close(self) -> None:
         self.http.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from axform.runtime.bundle import Bundle
+from axform.serving.sockets import Sockets
 from bundles import with_its_checksums
 from serving_process import Server, serving, start, with_tokenizer
 
@@ -145,3 +147,11 @@ def test_workers_end_with_their_supervisor(bundle):
         server.process.kill()
         server.process.wait(10)
         eventually(lambda: not any(Path(f"/proc/{pid}/stat").exists() for pid in workers))
+
+
+def test_a_system_without_filters_for_users_does_not_disturb_the_end():
+    class Listener:
+        def setsockopt(self, *_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    Sockets("127.0.0.1", Listener(), Listener()).take_no_more()
