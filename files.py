@@ -33,6 +33,7 @@ __all__ = [
     "writing",
 ]
 
+_POSIX = os.name == "posix"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEMPORARY, _RETIRED = "tmp-", "old-"
 _LONGEST_NAME = 200
@@ -123,6 +124,8 @@ def replace_folder(new: Path, path: Path) -> None:
         new.replace(path)
         return
     retired = Path(tempfile.mkdtemp(prefix=beside(path, _RETIRED).name, dir=path.parent))
+    if not _POSIX:
+        retired.rmdir()  # Windows lets no folder take the place of another, an empty one included
     path.replace(retired)
     try:
         new.replace(path)
@@ -205,7 +208,7 @@ def _flush(folder: Path) -> None:
     """Bring every file to the disk before the rename that makes them count."""
     for path in folder.rglob("*"):
         if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY if _POSIX else os.O_RDWR)  # Windows flushes what may be written to
             try:
                 os.fsync(descriptor)
             finally:

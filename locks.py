@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +18,9 @@ from .errors import AxformError
 from .files import beside, real_path, remove_leftovers, writing
 
 __all__ = ["locked"]
+
+_POSIX = os.name == "posix"
+"""Whether a locked file may be written and removed by its name; on Windows its lock keeps everybody off it."""
 
 
 @contextmanager
@@ -43,13 +46,20 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
             raise AxformError(
                 f"{path}: is being written by {_holder(file)}; wait for it to end, or name another folder."
             ) from None
-        file.write_text(json.dumps(_myself()), encoding="utf-8")
+        if _POSIX:
+            file.write_text(json.dumps(_myself()), encoding="utf-8")
         remove_leftovers(path)
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone and tries again
+        if _POSIX:
+            file.unlink(
+                missing_ok=True
+            )  # while it is held: who opened it meanwhile sees that it is gone and tries again
         lock.release()
+        if not _POSIX:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)  # unless somebody else has it by now
 
 
 def _myself() -> dict[str, str]:

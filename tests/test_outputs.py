@@ -230,3 +230,57 @@ def test_a_sealed_folder_knows_what_is_missing(tmp_path):
     (folder / "seal.json").write_text(json.dumps({"plan.json": {"sha256": 1}}))
     assert damage(folder) == "seal.json is missing or damaged"
     assert damage(tmp_path / "none") == "is missing"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="plays Windows")
+def test_what_windows_refuses_is_not_asked_of_it(tmp_path, monkeypatch):
+    """A locked file is not written or removed, no folder takes the place of another, what is flushed may be written to."""
+    import fcntl
+
+    from axform import files, locks
+
+    monkeypatch.setattr(files, "_POSIX", False)
+    monkeypatch.setattr(locks, "_POSIX", False)
+    held: set[Path] = set()
+    acquire, release = locks.FileLock.acquire, locks.FileLock.release
+    replace, unlink, open_path, fsync = Path.replace, Path.unlink, Path.open, os.fsync
+
+    def acquired(self, *arguments, **options):
+        outcome = acquire(self, *arguments, **options)
+        held.add(Path(self.lock_file))
+        return outcome
+
+    def released(self, *arguments, **options):
+        held.discard(Path(self.lock_file))
+        release(self, *arguments, **options)
+
+    def unless_held(method):
+        def guarded(self, *arguments, **options):
+            if self in held:
+                raise PermissionError(errno.EACCES, "in use")
+            return method(self, *arguments, **options)
+
+        return guarded
+
+    def replaced(self, target):
+        if Path(target).is_dir():
+            raise PermissionError(errno.EACCES, "is a folder")
+        return replace(self, target)
+
+    def flushed(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "may not be written to")
+        fsync(descriptor)
+
+    monkeypatch.setattr(locks.FileLock, "acquire", acquired)
+    monkeypatch.setattr(locks.FileLock, "release", released)
+    monkeypatch.setattr(Path, "unlink", unless_held(unlink))
+    monkeypatch.setattr(Path, "open", unless_held(open_path))
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", flushed)
+    for text in ("first", "second"):
+        with locked(tmp_path / "out"), write_folder(tmp_path / "out") as folder:
+            assert held
+            (folder / "file").write_text(text)
+    assert (tmp_path / "out" / "file").read_text() == "second"
+    assert names(tmp_path) == ["out"]

@@ -4,6 +4,9 @@
 #include <iterator>
 
 #include "kernels.h"
+#if defined(AXFORM_HAVE_X86)
+#include "x86_features.h"
+#endif
 
 namespace axform::cpu {
 
@@ -26,16 +29,8 @@ struct Choice {
 
 constexpr Choice kChoices[] = {  // the best first
 #if defined(AXFORM_HAVE_X86)
-    {"avx512", avx512_kernels,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("popcnt");
-     }},
-    {"avx2", avx2_kernels,
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
-     }},
+    {"avx512", avx512_kernels, has_avx512},
+    {"avx2", avx2_kernels, has_avx2},
 #endif
 #if defined(AXFORM_HAVE_NEON)
     {"neon", neon_kernels, [] { return true; }},
@@ -44,9 +39,6 @@ constexpr Choice kChoices[] = {  // the best first
 };
 
 const Kernels& choose() {
-#if defined(AXFORM_HAVE_X86)
-  __builtin_cpu_init();
-#endif
   if (const char* wanted = std::getenv("AXFORM_CPU_ISA")) {
     for (const Choice& choice : kChoices) {
       if (std::strcmp(choice.name, wanted) == 0 && choice.supported()) return choice.kernels();
