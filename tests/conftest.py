@@ -14,6 +14,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime themselves
 
 
+# The server needs processes that share a socket.
+collect_ignore_glob = [] if os.name == "posix" else ["test_serving_*.py", "test_deploy.py"]
+
+
 @pytest.fixture(scope="session")
 def exported() -> dict:
     """Family -> (tiny model, its baseline graph); exporting takes seconds, so each is exported once."""

@@ -183,3 +183,17 @@ def test_kubernetes_asks_for_what_the_server_offers():
     assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels == kinds["Service"]["spec"]["selector"]
     assert {port["targetPort"] for port in kinds["Service"]["spec"]["ports"]} == set(ports)
     assert kinds["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == kinds["Deployment"]["metadata"]["name"]
+
+
+@pytest.mark.parametrize("folder", [".github/workflows", "samples/ci"])
+def test_workflows_are_pinned_and_may_do_nothing_by_default(folder):
+    files = sorted((ROOT / folder).glob("*.yml"))
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert yaml.safe_load(text)["permissions"] == {}
+        assert [
+            use for use in re.findall(r"uses: (.*)", text) if not re.fullmatch(r"\S+@[0-9a-f]{40} # v[\d.]+", use)
+        ] == []
+        named = re.findall(r"\b(?:samples|tests|custom_ops)/[\w./-]+\.(?:py|txt|yaml|cpu|gpu)\b", text)
+        assert [name for name in named if not (ROOT / name).exists()] == []
