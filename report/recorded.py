@@ -12,48 +12,15 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..runtime.bundle import Manifest, Measured, Report
+from ..runtime.bundle import Manifest
 from ..runtime.latency import LatencyReport
+from ..runtime.layers import LayersReport
 from ..runtime.parity import ParityReport
 from ..toolchain.run_folder import RoundRecord, RunRecord
 
-__all__ = ["LayersReport", "OperatorTime", "PartTime", "Recorded", "recorded_in"]
+__all__ = ["Recorded", "recorded_in"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-class PartTime(Measured):
-    """Milliseconds per run that a part of the model takes."""
-
-    part: str
-    """``embeddings``, ``layer.0.attn``, ``layer.0.ffn``, ``head`` or ``not told``."""
-    baseline: float
-    model: float
-    done: str
-    """What the plan does to it, in a few words."""
-
-
-class OperatorTime(Measured):
-    """The same by kind of operator."""
-
-    operator: str
-    baseline_calls: int
-    model_calls: int
-    baseline: float
-    model: float
-
-
-class LayersReport(Report):
-    """Where the time of one shape goes."""
-
-    batch: int
-    sequence: int
-    runs: int
-    threads: int
-    parts: list[PartTime]
-    operators: list[OperatorTime]
-    machine: str
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..runtime.latency import LatencyReport, ShapeLatency, Timing
+from ..runtime.layers import LayersReport
 from .pictures import Spread, bars_chart, ratio_chart, spread_chart
-from .recorded import LayersReport
 from .sections import LEVEL, Figure, Section
 from .tables import Table, count, milliseconds, ratio, threads_of
 

@@ -110,7 +110,7 @@ def test_the_file_tells_its_codes_and_is_no_larger(exported):
 
 
 @pytest.mark.parametrize(
-    ("bits", "group", "is_multiplied"), [(4, None, True), (5, None, True), (8, None, True), (4, 16, False)]
+    ("bits", "group", "is_multiplied"), [(4, None, True), (7, None, True), (8, None, False), (4, 16, False)]
 )
 def test_codes_are_what_int8_multiplies(exported, bits, group, is_multiplied):
     """Codes with a scale for each output go into the integer products as they are, and the file stays as small."""
