@@ -57,9 +57,8 @@ class ServedModel:
             self._session, bundle, settings.max_batch, self._tokenization.pad_values if self._tokenization else {}
         )
         self._settings = settings
-        self._options = import_onnxruntime().RunOptions()
-        self._options.log_severity_level = _FATAL
         self._outputs = [port.name for port in self.signature.outputs]
+        self._run = _Run(self._session, self._outputs)
         self._batcher: Batcher | None = None
         try:
             self._run(self.signature.example())
@@ -166,17 +165,6 @@ class ServedModel:
             raise Refused(Reason.UNAVAILABLE, f"model {self.name} is not ready; try again later.")
         return await self._batcher.submit(units)
 
-    def _run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        try:
-            return list(self._session.run(self._outputs, feeds, self._options))
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            reason = str(error).strip().partition("\n")[0]
-            if type(error).__name__ == _OUT_OF_RANGE:
-                raise Refused(
-                    Reason.INVALID, f"an input holds what the model does not have ({reason[:200]})."
-                ) from error
-            raise Refused(Reason.FAILED, f"the model cannot run this ({reason[:200]}).") from error
-
     def _read_tokenization(self, bundle: Bundle) -> Tokenization | None:
         try:
             return Tokenization(bundle, [entry.name for entry in self._session.get_inputs()])
@@ -193,6 +181,28 @@ class ServedModel:
         available = import_onnxruntime().get_available_providers()
         if settings.provider == "auto" and self.provider == "CPU" and "CUDAExecutionProvider" in available:
             self.fallbacks.append("runs on the CPU, since CUDA does not start")
+
+
+class _Run:
+    """Runs a session. The queue holds this, not the model that holds the queue: a circle would keep a session that has
+    been replaced in memory until Python looks for circles, which in a server it rarely does."""
+
+    def __init__(self, session: Any, outputs: Sequence[str]) -> None:
+        self._session = session
+        self._outputs = list(outputs)
+        self._options = import_onnxruntime().RunOptions()
+        self._options.log_severity_level = _FATAL
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return list(self._session.run(self._outputs, feeds, self._options))
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            reason = str(error).strip().partition("\n")[0]
+            if type(error).__name__ == _OUT_OF_RANGE:
+                raise Refused(
+                    Reason.INVALID, f"an input holds what the model does not have ({reason[:200]})."
+                ) from error
+            raise Refused(Reason.FAILED, f"the model cannot run this ({reason[:200]}).") from error
 
 
 def load_model(name: str, path: str, settings: ServeSettings) -> ServedModel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..errors import AxformError
 from .logs import log
+from .memory import give_back
 from .model import VERSION, ServedModel, load_model
 from .refusals import Reason, Refused, shown
 from .runners import Runners
@@ -15,6 +16,9 @@ from .settings import ServeSettings
 from .statistics import ModelCounts
 
 __all__ = ["Entry", "Repository"]
+
+_UNTIL_FREED = 2.0
+"""Seconds after which what a replaced model was asked has been answered, mostly."""
 
 
 @dataclass
@@ -83,7 +87,7 @@ class Repository:
             old, entry.model, entry.problem = entry.model, model, ""
             model.start(entry.counts, self._runners)
             if old is not None:
-                old.stop(self._runners)
+                self._let_go(old)
             if again:
                 entry.counts.loaded_again("success")
             for fallback in model.fallbacks:
@@ -95,7 +99,7 @@ class Repository:
         async with entry.changing:
             old, entry.model, entry.problem = entry.model, None, "unloaded"
             if old is not None:
-                old.stop(self._runners)
+                self._let_go(old)
 
     def index(self, only_ready: bool = False) -> list[dict[str, str]]:
         """As the protocol's repository index."""
@@ -105,3 +109,9 @@ class Repository:
             row = {"name": entry.name, "version": VERSION, "state": "READY" if ready else "UNAVAILABLE"}
             rows.append(row | ({"reason": entry.problem} if entry.problem else {}))
         return [row for row in rows if row["state"] == "READY" or not only_ready]
+
+    def _let_go(self, model: ServedModel) -> None:
+        """Its memory is the system's again when the last answer is out, or soon after."""
+        model.stop(self._runners)
+        loop = asyncio.get_running_loop()
+        loop.call_later(_UNTIL_FREED, loop.run_in_executor, None, give_back)

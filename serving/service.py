@@ -16,6 +16,7 @@ from ..errors import AxformError
 from ..runtime.texts import Text
 from .calls import InferAnswer, InferCall
 from .logs import log
+from .memory import resident_bytes
 from .model import VERSION, ServedModel
 from .peers import Peers
 from .refusals import Reason, Refused
@@ -23,7 +24,7 @@ from .repository import Entry, Repository
 from .settings import ServeSettings
 from .statistics import ModelCounts, protocol_statistics
 
-__all__ = ["Classified", "Service", "WorkerCounts", "resident_bytes"]
+__all__ = ["Classified", "Service", "WorkerCounts"]
 
 _EXTENSIONS = ["binary_tensor_data", "classify_texts", "model_configuration", "model_repository", "statistics"]
 
@@ -178,15 +179,3 @@ def _counted(entry: Entry) -> Iterator[None]:
 
 def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else asyncio.get_running_loop().time() + timeout
-
-
-def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as handle:  # noqa: PTH123
-            pages = int(handle.read().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    import resource
-
-    return pages * resource.getpagesize()
