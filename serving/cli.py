@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from ..console import note, out
+from ..errors import AxformError
 from ..runtime.session import DEFAULT_PROVIDER, Provider
+from .replicas import Replicas, check_ray
 from .settings import DEFAULTS, ServeSettings, check_installed, named_bundles
 
 __all__ = ["serve_command"]
 
 _LOAD = "Load and limits"
 _OPERATION = "Operation"
+_RAY = "Ray Serve"
 _MIXING = {
     "lengths": "texts of similar lengths share a batch",
     "shapes": "requests of one shape share a batch",
@@ -90,6 +93,28 @@ def serve_command(
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="A line of JSON for each HTTP request.", rich_help_panel=_OPERATION)
     ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Run replicas under Ray Serve, on this machine or the cluster of RAY_ADDRESS; HTTP only. "
+            "Needs `pip install 'axform[ray]'`.",
+            rich_help_panel=_RAY,
+        ),
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas, each with its own sessions; default 1.", rich_help_panel=_RAY)
+    ] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option(help="Fewest that Ray keeps; default 1.", rich_help_panel=_RAY)
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            help="Most that Ray starts: more where replicas have over half of --max-batch requests under way.",
+            rich_help_panel=_RAY,
+        ),
+    ] = None,
 ) -> None:
     """Serve bundles over HTTP and gRPC: the Open Inference Protocol (as Triton and KServe speak it), and texts to classify.
 
@@ -119,19 +144,41 @@ def serve_command(
         log_requests=log_requests,
     )
     settings.check()
-    from .supervisor import Supervisor
+    if ray:
+        check_ray()
+        if workers != DEFAULTS.workers:
+            raise AxformError(f"--workers {workers}: with --ray there are replicas in their place; give --replicas.")
+        wanted = Replicas(count=replicas, least=min_replicas, most=max_replicas)
+        wanted.check()
+    else:
+        for flag, value in (
+            ("--replicas", replicas),
+            ("--min-replicas", min_replicas),
+            ("--max-replicas", max_replicas),
+        ):
+            if value is not None:
+                raise AxformError(f"{flag} {value}: replicas are Ray's; give --ray, or --workers in their place.")
 
-    def on_ready(models: list[dict[str, str]], http: str, grpc: str) -> None:
+    def on_ready(models: list[dict[str, str]], http: str, grpc: str | None) -> None:
         for model in models:
             out.print(
                 f"{model['name']}: {model['provider']}, {model['precision']}, {_MIXING[model['mixing']]}",
                 soft_wrap=True,
             )
-        out.print(f"serving {http} and gRPC {grpc}; Ctrl-C stops", soft_wrap=True)
+        also = "; there is no gRPC under Ray" if grpc is None else f" and gRPC {grpc}"
+        out.print(f"serving {http}{also}; Ctrl-C stops", soft_wrap=True)
         if settings.host not in ("127.0.0.1", "::1", "localhost") and settings.api_key_file is None:
             note(
                 f"--host {settings.host}: whoever reaches this address may ask and unload; give --api-key-file to ask for a key."
             )
+
+    if ray:
+        from .ray_serve import serve_with_ray
+
+        serve_with_ray(settings, wanted, lambda models, http: on_ready(models, http, None))
+        return
+
+    from .supervisor import Supervisor
 
     async def run() -> int:
         return await Supervisor(settings, on_ready).run()

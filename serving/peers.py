@@ -11,16 +11,23 @@ import itertools
 import json
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .refusals import Reason, Refused
 
-__all__ = ["LONGEST_LINE", "Obey", "Peers", "send_line"]
+__all__ = ["LONGEST_LINE", "Asks", "Obey", "Peers", "send_line"]
 
 Obey: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any]]]
 """(command, model) -> what came of it."""
 LONGEST_LINE = 1 << 26
 """Bytes."""
+
+
+class Asks(Protocol):
+    """By which a worker asks all of them, itself included."""
+
+    async def ask(self, command: str, model: str = "") -> list[dict[str, Any]]:
+        """What each answers."""
 
 
 def send_line(writer: asyncio.StreamWriter, **message: Any) -> None:

@@ -15,7 +15,10 @@ from .runners import Runners
 from .settings import ServeSettings
 from .statistics import ModelCounts
 
-__all__ = ["Entry", "Repository"]
+__all__ = ["UNLOADED", "Entry", "Repository"]
+
+UNLOADED = "unloaded"
+"""The problem of a model that somebody has taken out."""
 
 _UNTIL_FREED = 2.0
 """Seconds after which what a replaced model was asked has been answered, mostly."""
@@ -97,7 +100,7 @@ class Repository:
         """Take a model out; requests that wait for it are answered."""
         entry = self._entries[name]
         async with entry.changing:
-            old, entry.model, entry.problem = entry.model, None, "unloaded"
+            old, entry.model, entry.problem = entry.model, None, UNLOADED
             if old is not None:
                 self._let_go(old)
 

@@ -18,9 +18,9 @@ from .calls import InferAnswer, InferCall
 from .logs import log
 from .memory import resident_bytes
 from .model import VERSION, ServedModel
-from .peers import Peers
+from .peers import Asks
 from .refusals import Reason, Refused
-from .repository import Entry, Repository
+from .repository import UNLOADED, Entry, Repository
 from .settings import ServeSettings
 from .statistics import ModelCounts, protocol_statistics
 
@@ -55,7 +55,7 @@ class Service:
         stopping: no load balancer should send anything any more; what still comes is answered.
     """
 
-    def __init__(self, settings: ServeSettings, repository: Repository, peers: Peers, worker: int) -> None:
+    def __init__(self, settings: ServeSettings, repository: Repository, peers: Asks, worker: int) -> None:
         self.settings = settings
         self.stopping = False
         self._repository = repository
@@ -67,6 +67,10 @@ class Service:
 
     def is_ready(self) -> bool:
         return not self.stopping
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether nobody has unloaded that model."""
+        return self._repository.entries[name].problem != UNLOADED
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """Raises `Refused` where there is no such model, or it is not loaded."""
@@ -146,7 +150,10 @@ class Service:
         await self._in_all("unload", name)
 
     async def obey(self, command: str, model: str) -> dict[str, Any]:
-        """Do what one worker asked of all: ``load``, ``unload`` or ``counts``."""
+        """Do what one worker asked of all: ``load``, ``unload``, ``stop`` or ``counts``."""
+        if command == "stop":
+            self.stopping = True
+            return {}
         if command == "counts":
             models = {name: entry.counts.model_dump() for name, entry in self._repository.entries.items()}
             return {"worker": self._worker, "resident": resident_bytes(), "models": models}
