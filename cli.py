@@ -75,9 +75,7 @@ def pareto(
 
     Any of them can be exported: axform-export RUN --step N --out BUNDLE
     """
-    from .exporters.pareto import states_of
     from .plots import draw_states, import_matplotlib
-    from .toolchain.run_folder import RunFolder
 
     for file, flag in ((plot, "--plot"), (json_file, "--json")):
         if file is not None:
@@ -85,6 +83,9 @@ def pareto(
     if plot is not None:
         import_matplotlib()
     with showing_progress() as progress:
+        from .exporters.pareto import states_of
+        from .toolchain.run_folder import RunFolder
+
         states = states_of(run, batch, seq, provider=provider, threads=threads, progress=progress)
     record = RunFolder(run).read_record()
     out.print(pareto_table(states, record.metric, batch, seq))
@@ -356,9 +357,9 @@ def quickstart(
     The task is to tell which installed library a sentence of documentation comes from. A second run continues or
     shows what is there.
     """
-    from .quickstart import run_quickstart
-
     try:
+        with showing_progress():
+            from .quickstart import run_quickstart
         run_quickstart(out_dir, focus)
     except KeyboardInterrupt:
         note("interrupted; the state is kept: run the same command again to continue")

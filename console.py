@@ -26,6 +26,7 @@ _NARROWEST = 40
 """Columns below which tables are cut off rather than folded into single letters."""
 _BETWEEN_LINES = 30.0
 """Seconds between two lines of progress in a log."""
+_BEFORE = "getting ready"
 _READER_LEFT = 128 + 13
 """How a shell reports a process that SIGPIPE ended."""
 _USER_OR_MACHINE = {
@@ -100,6 +101,8 @@ class BarProgress(Progress):
 class LogProgress(Progress):
     """Lines for a log: where a stage begins and ends, and every so often how far it is, even within a long step.
 
+    What takes long before the first stage, such as imports and downloads, is said to be under way, too.
+
     Args:
         write: takes a line.
         between: seconds between two lines of a stage.
@@ -109,15 +112,21 @@ class LogProgress(Progress):
         self._write = write
         self._between = between
         self._lock = threading.Lock()
-        self._title: str | None = None
+        self._is_stage = False
         self._ended = threading.Event()
+        self._begin(_BEFORE)
+        self._next = self._started + between
+        self._talk()
 
     def stage(self, title: str) -> None:
-        self.finish()
-        self._title, self._state, self._total, self._started = title, "", 0, time.monotonic()
-        self._line("begins")
-        self._ended = threading.Event()
-        threading.Thread(target=self._repeat, args=(self._ended,), daemon=True).start()
+        with self._lock:
+            self._say_done()
+            self._begin(title)
+            self._is_stage = True
+            self._line("begins")
+        if self._ended.is_set():
+            self._ended = threading.Event()
+            self._talk()
 
     def step(self, done: int, total: int, note: str = "") -> None:
         self._state, self._total = f"{done}/{total}" + (f", {note}" if note else ""), total
@@ -126,24 +135,35 @@ class LogProgress(Progress):
         self._write(text)
 
     def finish(self) -> None:
-        """Say that the current stage has ended."""
-        self.stop()
-        if self._title is not None:
-            self._line("done" + (f", {self._total}/{self._total}" if self._total else ""))
-            self._title = None
+        """Say that the current stage has ended, and no more."""
+        with self._lock:
+            self._say_done()
+            self._ended.set()
 
     def stop(self) -> None:
         """Say no more."""
         with self._lock:
             self._ended.set()
 
+    def _begin(self, title: str) -> None:
+        self._title, self._state, self._total, self._started = title, "", 0, time.monotonic()
+
+    def _say_done(self) -> None:
+        if self._is_stage:
+            self._line("done" + (f", {self._total}/{self._total}" if self._total else ""))
+            self._is_stage = False
+
+    def _talk(self) -> None:
+        threading.Thread(target=self._repeat, args=(self._ended,), daemon=True).start()
+
     def _repeat(self, ended: threading.Event) -> None:
-        while not ended.wait(self._between):
+        while not ended.wait(max(0.0, self._next - time.monotonic())):
             with self._lock:
-                if not ended.is_set():
+                if not ended.is_set() and time.monotonic() >= self._next:
                     self._line(self._state or "under way")
 
     def _line(self, what: str) -> None:
+        self._next = time.monotonic() + self._between
         elapsed = int(time.monotonic() - self._started)
         self._write(f"{self._title}: {what} ({elapsed // 60}:{elapsed % 60:02d})")
 
@@ -152,7 +172,7 @@ class LogProgress(Progress):
 def showing_progress() -> Iterator[Progress]:
     """What is going on, on stderr while the block runs: bars with counts and times, or lines where it is no terminal."""
     if not _err.file.isatty() or _err.is_dumb_terminal:
-        log = LogProgress()
+        log = LogProgress(between=_BETWEEN_LINES)
         try:
             yield log
             log.finish()

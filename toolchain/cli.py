@@ -243,11 +243,11 @@ def optimize_command(
         threads=threads,
         bf16=bf16,
     )
-    from .optimize import optimize
-    from .run_folder import RunFolder
-
     try:
         with showing_progress() as progress:
+            from .optimize import optimize
+            from .run_folder import RunFolder
+
             record = optimize(options, out_dir, resume=resume, overwrite=overwrite, progress=progress)
     except KeyboardInterrupt:
         _explain_resume()
