@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["triton_command"]
 
-_IMAGE = "nvcr.io/nvidia/tritonserver:26.05-py3"
-"""Of May 2026, with ONNX Runtime 1.24, which knows every opset that axform writes."""
+_TAG = "26.05-py3"
+"""Of NVIDIA's tritonserver image, from May 2026, with ONNX Runtime 1.24, which knows every opset that axform writes."""
 _RUN = "How it runs"
 _PORTS = (8000, 8001, 8002)
 
@@ -105,7 +105,8 @@ def triton_command(
     models = write_repository(named_bundles(bundles), out_dir, settings, overwrite)
     _show(models, out_dir)
     opset = max(model.opset or 0 for model in models)
-    out.print(f"To serve it, with an ONNX Runtime that knows opset {opset}:", soft_wrap=True)
+    said = f"To serve it; TRITON_IMAGE is NVIDIA's tritonserver, {_TAG} or one whose ONNX Runtime knows opset {opset}:"
+    out.print(said, soft_wrap=True)
     out.print(_docker_command(out_dir, settings), soft_wrap=True)
 
 
@@ -138,5 +139,5 @@ def _docker_command(repository: Path, settings: TritonSettings) -> str:
     ports = [word for port in _PORTS for word in ("-p", f"127.0.0.1:{port}:{port}")]
     gpus = ["--gpus", str(settings.gpus)] if settings.gpus else []
     where = f"{repository.resolve()}:{settings.mounted_at}:ro"
-    docker = ["docker", "run", "--rm", *gpus, *ports, "-v", where, _IMAGE]
-    return shlex.join([*docker, "tritonserver", f"--model-repository={settings.mounted_at}"])
+    docker = shlex.join(["docker", "run", "--rm", *gpus, *ports, "-v", where])
+    return f'{docker} "$TRITON_IMAGE" {shlex.join(["tritonserver", f"--model-repository={settings.mounted_at}"])}'
