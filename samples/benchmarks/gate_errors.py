@@ -33,7 +33,7 @@ from axform.runtime.gate import judge_runners
 from axform.runtime.latency import ANY_TOKENS, machine_name, random_runner, time_interleaved
 from axform.runtime.session import create_session
 
-CHANGES = {0: 100, 3: 25, 5: 25, 8: 25, 10: 100, 20: 25}
+CHANGES = {0: 100, 3: 20, 5: 20, 8: 20, 10: 100, 20: 20}
 """Slow-down in per cent -> trials."""
 SHAPE = (1, 32)
 LIMIT = 0.05
