@@ -9,6 +9,7 @@ pipeline    transformers' pipeline on the unpruned architecture of the bundle in
     python samples/benchmarks/serving.py bundles/sst2 --clients 1 8 32 128 --seconds 10 --rounds 3
 
 Clients keep their connection and send the next request when the last is answered. They share the machine with the servers.
+So beside what clients see stands the processor time of the server for a request, which does not depend on who else computes.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from axform.console import out, run_app, showing_progress, table
 from axform.core.progress import Progress
 from axform.errors import AxformError
@@ -62,6 +65,30 @@ WORDS = (
 )
 Figures = dict[str, Any]
 Predict = Callable[[list[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    process: psutil.Process
+
+    def processor_seconds(self) -> float:
+        """Of all its processes, so far."""
+        processes = [self.process, *self.process.children(recursive=True)]
+        return float(sum(sum(process.cpu_times()[:2]) for process in processes))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a number of clients met in a while."""
+
+    times: list[float]
+    """Seconds of each answer."""
+    seconds: float
+    failed: int
+    """Requests that got no answer."""
+    processor: float
+    """Seconds that the server computed."""
 
 
 def texts(count: int = 500) -> list[str]:
@@ -124,8 +151,8 @@ def serve(kind: str, path: Path) -> None:
 
 
 @contextmanager
-def running(kind: str, bundle: Path) -> Iterator[int]:
-    """The port of a server, which ends with the block."""
+def running(kind: str, bundle: Path) -> Iterator[Server]:
+    """A server, which ends with the block."""
     own = "import sys; from axform.cli import main; sys.argv[0] = 'axform'; main()"
     command = (
         ["-c", own, "serve", f"axform={bundle}", "--port", "0", "--grpc-port", "0", "--drain-delay", "0"]
@@ -141,7 +168,7 @@ def running(kind: str, bundle: Path) -> Iterator[int]:
         for line in process.stdout:
             if line.startswith("serving "):
                 guard.cancel()
-                yield int(line.split("127.0.0.1:")[1].split()[0])
+                yield Server(int(line.split("127.0.0.1:")[1].split()[0]), psutil.Process(process.pid))
                 return
         raise AxformError(f"{kind}: the server did not start; its messages are above.")
     finally:
@@ -150,15 +177,14 @@ def running(kind: str, bundle: Path) -> Iterator[int]:
         process.wait(60)
 
 
-def load(kind: str, port: int, clients: int, seconds: float, given: Sequence[str]) -> tuple[list[float], float, int]:
-    """(seconds of each answer, seconds in all, requests that got no answer)."""
+def load(kind: str, server: Server, clients: int, seconds: float, given: Sequence[str]) -> Load:
     times: list[float] = []
     failed: list[int] = []
     end = time.perf_counter() + seconds
 
     def client(number: int) -> None:
         chance = random.Random(number)
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=REQUEST_SECONDS)
         while (started := time.perf_counter()) < end:
             try:
                 connection.request("POST", f"/v1/models/{kind}/classify", json.dumps({"texts": [chance.choice(given)]}))
@@ -175,42 +201,43 @@ def load(kind: str, port: int, clients: int, seconds: float, given: Sequence[str
         connection.close()
 
     threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), server.processor_seconds()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(seconds + REQUEST_SECONDS)
-    return times, time.perf_counter() - started, len(failed)
+    return Load(times, time.perf_counter() - started, len(failed), server.processor_seconds() - before)
 
 
 def compare(
     bundle: Path, kinds: Sequence[str], clients: Sequence[int], seconds: float, rounds: int, progress: Progress
 ) -> list[Figures]:
     given = texts()
-    found: dict[tuple[int, str], list[tuple[list[float], float, int]]] = {}
+    found: dict[tuple[int, str], list[Load]] = {}
     cells = [(count, kind) for count in clients for kind in kinds]
     with ExitStack() as stack:
         progress.stage("starting servers")
-        ports = {kind: stack.enter_context(running(kind, bundle)) for kind in kinds}
+        servers = {kind: stack.enter_context(running(kind, bundle)) for kind in kinds}
         for kind in kinds:
-            load(kind, ports[kind], 4, min(seconds, 2.0), given)
+            load(kind, servers[kind], 4, min(seconds, 2.0), given)
         progress.stage("serving")
         for number in range(rounds):
             for step, (count, kind) in enumerate(random.Random(number).sample(cells, len(cells)), 1):
-                found.setdefault((count, kind), []).append(load(kind, ports[kind], count, seconds, given))
+                found.setdefault((count, kind), []).append(load(kind, servers[kind], count, seconds, given))
                 progress.step(number * len(cells) + step, rounds * len(cells))
     return [figures(count, kind, found[count, kind]) for count, kind in cells]
 
 
-def figures(clients: int, kind: str, runs: Sequence[tuple[list[float], float, int]]) -> Figures:
-    times = np.array([second for run, _, _ in runs for second in run] or [np.nan]) * 1000
+def figures(clients: int, kind: str, runs: Sequence[Load]) -> Figures:
+    times = np.array([second for run in runs for second in run.times] or [np.nan]) * 1000
     return {
         "clients": clients,
         "server": kind,
-        "per_second": statistics.median(len(run) / whole for run, whole, _ in runs),
+        "per_second": statistics.median(len(run.times) / run.seconds for run in runs),
         **{f"p{level}_ms": float(np.percentile(times, level)) for level in (50, 95, 99)},
-        "requests": int(sum(len(run) for run, _, _ in runs)),
-        "failed": sum(failed for _, _, failed in runs),
+        "processor_ms": statistics.median(1000 * run.processor / max(1, len(run.times)) for run in runs),
+        "requests": sum(len(run.times) for run in runs),
+        "failed": sum(run.failed for run in runs),
     }
 
 
@@ -228,7 +255,7 @@ def main() -> None:
         return serve(given.serve, given.bundle)
     with showing_progress() as progress:
         rows = compare(given.bundle, given.kinds, given.clients, given.seconds, given.rounds, progress)
-    columns = ("clients", "server", "requests/s", "p50 ms", "p95 ms", "p99 ms", "requests", "no answer")
+    columns = ("clients", "server", "requests/s", "p50 ms", "p95 ms", "p99 ms", "processor ms", "requests", "no answer")
     cells = []
     for row in rows:
         times = [f"{row[f'p{level}_ms']:.1f}" for level in (50, 95, 99)]
@@ -238,6 +265,7 @@ def main() -> None:
                 row["server"],
                 f"{row['per_second']:.1f}",
                 *times,
+                f"{row['processor_ms']:.2f}",
                 str(row["requests"]),
                 str(row["failed"]),
             ]
