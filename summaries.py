@@ -268,7 +268,7 @@ def gate_tables(report: GateReport) -> list[Table]:
     result.caption = (
         f"{report.candidate} against {report.reference}, tolerated {report.max_regression:.1%}; {report.provider}, "
         f"{report.threads} threads, {report.machine}; a verdict is wrong in at most {report.alpha:.1%} of the cases; "
-        "noise: how far the reference may seem from itself"
+        "noise: how far the reference is from itself"
     )
     result.caption_justify = "left"
     return [result]

@@ -39,9 +39,10 @@ class GatedShape(Measured):
     slowdown: float
     low: float
     high: float
-    """One-sided bounds of the slow-down, each wrong with the probability that its look may spend."""
+    """One-sided bounds of the slow-down, each wrong with the probability that its look may spend; the wider one beside
+    either session of the reference."""
     noise: float
-    """How far the reference may seem from itself in the same look."""
+    """How far the reference is from itself in the same look."""
     looks: int
     rounds: int
     """Runs of each session in the last look."""
@@ -93,7 +94,8 @@ def gate(
 
     The sessions run in random order, round by round; the medians of a block give one logarithm of a ratio, and twelve
     of them t bounds. A look that cannot decide is followed by a fresh one; both looks and all shapes share ``alpha``.
-    The reference is also timed against itself: where that alone reaches the tolerance, the machine is too noisy.
+    The reference runs in two sessions, beside both of which the verdict has to be the same; where they differ from each
+    other by more than the tolerance, the machine is too noisy.
 
     Args:
         candidate, reference: bundle folders or .onnx files.
@@ -162,19 +164,20 @@ def judge_runners(
     for look in range(1, _LOOKS + 1):
         on_look(look)
         rounds, times = _blocks(runners, seconds, seed=look + _LOOKS * seed)
-        change = bounds_of(np.log(times[0] / times[1]) - expected, alpha / _LOOKS)
-        noise = bounds_of(np.log(times[2] / times[1]), alpha / _LOOKS)
-        verdict = judge(change, noise, max_regression)
+        logs = np.log(times)
+        changes = [bounds_of(logs[0] - one - expected, alpha / _LOOKS) for one in logs[1:]]
+        noise = float(np.mean(logs[2] - logs[1]))
+        verdict = judge(changes, noise, max_regression)
         if verdict != "UNDECIDED":
             break
     return GatedShape(
         batch=shape[0],
         sequence=shape[1],
         verdict=verdict,
-        slowdown=exp(change.mean) - 1,
-        low=exp(change.low) - 1,
-        high=exp(change.high) - 1,
-        noise=exp(noise.farthest) - 1,
+        slowdown=exp(float(np.mean([change.mean for change in changes]))) - 1,
+        low=exp(min(change.low for change in changes)) - 1,
+        high=exp(max(change.high for change in changes)) - 1,
+        noise=exp(abs(noise)) - 1,
         looks=look,
         rounds=rounds,
     )

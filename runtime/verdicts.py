@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Literal
@@ -22,11 +23,6 @@ class Bounds:
     low: float
     high: float
 
-    @property
-    def farthest(self) -> float:
-        """From zero."""
-        return max(abs(self.low), abs(self.high))
-
 
 def bounds_of(logs: np.ndarray, alpha: float) -> Bounds:
     """One-sided t bounds of the mean of independent blocks, (blocks,), at least two."""
@@ -37,19 +33,22 @@ def bounds_of(logs: np.ndarray, alpha: float) -> Bounds:
     return Bounds(mean, mean - reach, mean + reach)
 
 
-def judge(change: Bounds, noise: Bounds, max_regression: float) -> Verdict:
+def judge(changes: Sequence[Bounds], noise: float, max_regression: float) -> Verdict:
     """FAIL: surely slower by more than ``max_regression``; PASS: surely not; UNDECIDED: neither, or too noisy to say.
 
+    What varies from block to block is in the bounds. What does not, such as where a session lies in memory, is not: so the
+    candidate is compared with two sessions of the reference, and has to come to the same verdict beside both.
+
     Args:
-        change: of the logarithm of the candidate's time over the reference's.
-        noise: the same of the reference over itself; where that alone could exceed the tolerance, nothing is judged.
+        changes: of the logarithm of the candidate's time over that of each session of the reference.
+        noise: mean logarithm of one of those over the other; beyond the tolerance nothing is judged.
     """
     allowed = log(1 + max_regression)
-    if noise.farthest > allowed:
+    if abs(noise) > allowed:
         return "UNDECIDED"
-    if change.low > allowed:
+    if all(change.low > allowed for change in changes):
         return "FAIL"
-    return "PASS" if change.high < allowed else "UNDECIDED"
+    return "PASS" if all(change.high < allowed for change in changes) else "UNDECIDED"
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
