@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,10 +24,14 @@ from .verdicts import Verdict, bounds_of, judge, worst
 
 __all__ = ["ALPHA", "LOOK_SECONDS", "MAX_REGRESSION", "GateReport", "GatedShape", "gate", "judge_runners"]
 
+Runner: TypeAlias = Callable[[], object]
+"""One call of a session."""
 MAX_REGRESSION, ALPHA, LOOK_SECONDS = 0.05, 0.01, 20.0
 """Defaults: the slow-down that is tolerated, the chance of a wrong PASS or FAIL, and the time of a look at one shape."""
 _BLOCKS, _LOOKS = 12, 2
 """Independent blocks of a look; a first look that cannot decide is followed by a fresh one."""
+_WARM_UP = 3
+"""Calls of a session that has just been opened."""
 _FEWEST_ROUNDS = 5
 """Of a block: in each the three sessions run once, in random order."""
 
@@ -39,8 +45,7 @@ class GatedShape(Measured):
     slowdown: float
     low: float
     high: float
-    """One-sided bounds of the slow-down, each wrong with the probability that its look may spend; the wider one beside
-    either session of the reference."""
+    """One-sided bounds of the slow-down, each wrong with the probability that its look may spend."""
     noise: float
     """How far the reference is from itself in the same look."""
     looks: int
@@ -93,9 +98,9 @@ def gate(
     bundle whose `bench` was recorded, and its gain over its own baseline may not have shrunk by more.
 
     The sessions run in random order, round by round; the medians of a block give one logarithm of a ratio, and twelve
-    of them t bounds. A look that cannot decide is followed by a fresh one; both looks and all shapes share ``alpha``.
-    The reference runs in two sessions, beside both of which the verdict has to be the same; where they differ from each
-    other by more than the tolerance, the machine is too noisy.
+    of them t bounds. Each block opens its sessions anew, since how one happens to lie in memory moves all of its times. A
+    look that cannot decide is followed by a fresh one; both looks and all shapes share ``alpha``. The reference runs in two
+    sessions; where they differ from each other by more than the tolerance, the machine is too noisy.
 
     Args:
         candidate, reference: bundle folders or .onnx files.
@@ -109,17 +114,19 @@ def gate(
     threads = usable_cores() if threads is None else threads
     sides = _sides(candidate, reference, shapes, threads)
     paths = (sides.candidate, sides.reference, sides.reference)
-    sessions = [create_session(path, provider, threads, spinning=False) for path in paths]
+    first = create_session(sides.candidate, provider, threads, spinning=False)
     judged: list[GatedShape] = []
     for number, shape in enumerate(shapes):
 
         def tell(look: int, number: int = number, shape: tuple[int, int] = shape) -> None:
             on_look(number * _LOOKS + look - 1, len(shapes) * _LOOKS, f"batch {shape[0]}, sequence {shape[1]}")
 
-        runners = [random_runner(session, *shape, sides.tokens) for session in sessions]
+        def opened(path: Path, shape: tuple[int, int] = shape) -> Runner:
+            return random_runner(create_session(path, provider, threads, spinning=False), *shape, sides.tokens)
+
         judged.append(
             judge_runners(
-                runners,
+                [partial(opened, path) for path in paths],
                 shape,
                 expected=sides.expected(shape),
                 max_regression=max_regression,
@@ -130,7 +137,7 @@ def gate(
             )
         )
     return GateReport(
-        provider=provider_of(sessions[0]),
+        provider=provider_of(first),
         candidate=str(candidate),
         reference="its own baseline, as recorded" if reference is None else str(reference),
         max_regression=max_regression,
@@ -143,7 +150,7 @@ def gate(
 
 
 def judge_runners(
-    runners: Sequence[Callable[[], object]],
+    openers: Sequence[Callable[[], Runner]],
     shape: tuple[int, int],
     *,
     max_regression: float = MAX_REGRESSION,
@@ -153,9 +160,10 @@ def judge_runners(
     seed: int = 0,
     on_look: Callable[[int], None] = lambda look: None,
 ) -> GatedShape:
-    """Judge what runs the candidate, the reference, and the reference once more, in as many looks as are needed.
+    """Judge the candidate, the reference, and the reference once more, in as many looks as are needed.
 
     Args:
+        openers: each opens a session anew and gives what runs it.
         shape: (batch, sequence) of what they run.
         alpha: chance of a wrong verdict, all looks together.
         expected: logarithm of the candidate's time over the reference's that is no change at all.
@@ -163,40 +171,41 @@ def judge_runners(
     """
     for look in range(1, _LOOKS + 1):
         on_look(look)
-        rounds, times = _blocks(runners, seconds, seed=look + _LOOKS * seed)
+        rounds, times = _blocks(openers, seconds, seed=look + _LOOKS * seed)
         logs = np.log(times)
-        changes = [bounds_of(logs[0] - one - expected, alpha / _LOOKS) for one in logs[1:]]
+        change = bounds_of(logs[0] - logs[1:].mean(axis=0) - expected, alpha / _LOOKS)
         noise = float(np.mean(logs[2] - logs[1]))
-        verdict = judge(changes, noise, max_regression)
+        verdict = judge(change, noise, max_regression)
         if verdict != "UNDECIDED":
             break
     return GatedShape(
         batch=shape[0],
         sequence=shape[1],
         verdict=verdict,
-        slowdown=exp(float(np.mean([change.mean for change in changes]))) - 1,
-        low=exp(min(change.low for change in changes)) - 1,
-        high=exp(max(change.high for change in changes)) - 1,
+        slowdown=exp(change.mean) - 1,
+        low=exp(change.low) - 1,
+        high=exp(change.high) - 1,
         noise=exp(abs(noise)) - 1,
         looks=look,
         rounds=rounds,
     )
 
 
-def _blocks(runners: Sequence[Callable[[], object]], seconds: float, seed: int) -> tuple[int, np.ndarray]:
+def _blocks(openers: Sequence[Callable[[], Runner]], seconds: float, seed: int) -> tuple[int, np.ndarray]:
     """Runs of each, and the medians of every block, (runners, blocks), milliseconds."""
     random = np.random.default_rng(seed)
-    for run in runners:
-        run()
-    started = time.perf_counter()
-    for run in runners:
-        run()
-    rounds = max(_FEWEST_ROUNDS, int(seconds / _BLOCKS / (time.perf_counter() - started)))
-    medians = np.empty((len(runners), _BLOCKS))
+    medians = np.empty((len(openers), _BLOCKS))
+    rounds = 0
     for block in range(_BLOCKS):
-        times = np.empty((len(runners), rounds))
+        runners: dict[int, Runner] = {index: openers[index]() for index in random.permutation(len(openers))}
+        for _ in range(_WARM_UP):
+            started = time.perf_counter()
+            for run in runners.values():
+                run()
+        rounds = rounds or max(_FEWEST_ROUNDS, int(seconds / _BLOCKS / (time.perf_counter() - started)))
+        times = np.empty((len(openers), rounds))
         for number in range(rounds):
-            for index in random.permutation(len(runners)):
+            for index in random.permutation(len(openers)):
                 before = time.perf_counter_ns()
                 runners[index]()
                 times[index, number] = (time.perf_counter_ns() - before) / 1e6

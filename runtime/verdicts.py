@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Literal
@@ -33,22 +32,19 @@ def bounds_of(logs: np.ndarray, alpha: float) -> Bounds:
     return Bounds(mean, mean - reach, mean + reach)
 
 
-def judge(changes: Sequence[Bounds], noise: float, max_regression: float) -> Verdict:
+def judge(change: Bounds, noise: float, max_regression: float) -> Verdict:
     """FAIL: surely slower by more than ``max_regression``; PASS: surely not; UNDECIDED: neither, or too noisy to say.
 
-    What varies from block to block is in the bounds. What does not, such as where a session lies in memory, is not: so the
-    candidate is compared with two sessions of the reference, and has to come to the same verdict beside both.
-
     Args:
-        changes: of the logarithm of the candidate's time over that of each session of the reference.
-        noise: mean logarithm of one of those over the other; beyond the tolerance nothing is judged.
+        change: of the logarithm of the candidate's time over the reference's.
+        noise: mean logarithm of the reference's time over its own; beyond the tolerance nothing is judged.
     """
     allowed = log(1 + max_regression)
     if abs(noise) > allowed:
         return "UNDECIDED"
-    if all(change.low > allowed for change in changes):
+    if change.low > allowed:
         return "FAIL"
-    return "PASS" if all(change.high < allowed for change in changes) else "UNDECIDED"
+    return "PASS" if change.high < allowed else "UNDECIDED"
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:

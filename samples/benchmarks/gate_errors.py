@@ -60,15 +60,20 @@ class Trial:
 
 
 class Times:
-    """A runner that keeps how long each call took."""
+    """Opens a file as often as it is asked to, and keeps how long each call took."""
 
-    def __init__(self, run: Callable[[], object]) -> None:
-        self._run, self._times = run, list[float]()
+    def __init__(self, path: Path) -> None:
+        self._path, self._times = path, list[float]()
 
-    def __call__(self) -> None:
-        before = time.perf_counter_ns()
-        self._run()
-        self._times.append((time.perf_counter_ns() - before) / 1e6)
+    def __call__(self) -> Callable[[], None]:
+        run = random_runner(session_of(self._path), *SHAPE, ANY_TOKENS)
+
+        def timed() -> None:
+            before = time.perf_counter_ns()
+            run()
+            self._times.append((time.perf_counter_ns() - before) / 1e6)
+
+        return timed
 
     def figures(self) -> dict[str, float]:
         return {rule: float(getattr(np, rule)(self._times)) for rule in RULES}
@@ -120,11 +125,11 @@ def models(folder: Path) -> dict[int, tuple[Path, float]]:
 
 
 def judged(load: int, change: int, candidate: Path, reference: Path, seconds: float, seed: int) -> Trial:
-    runners = [Times(random_runner(session_of(path), *SHAPE, ANY_TOKENS)) for path in (candidate, reference, reference)]
+    sides = [Times(path) for path in (candidate, reference, reference)]
     started = time.perf_counter()
-    shape = judge_runners(runners, SHAPE, max_regression=LIMIT, seconds=seconds, seed=seed)
+    shape = judge_runners(sides, SHAPE, max_regression=LIMIT, seconds=seconds, seed=seed)
     took = time.perf_counter() - started
-    figures = [runner.figures() for runner in runners]
+    figures = [side.figures() for side in sides]
     return Trial(load, change, shape.verdict, shape.looks, took, shape.slowdown, shape.noise, *figures[:2])
 
 
