@@ -28,8 +28,9 @@ Runner: TypeAlias = Callable[[], object]
 """One call of a session."""
 MAX_REGRESSION, ALPHA, LOOK_SECONDS = 0.05, 0.01, 20.0
 """Defaults: the slow-down that is tolerated, the chance of a wrong PASS or FAIL, and the time of a look at one shape."""
-_BLOCKS, _LOOKS = 12, 2
-"""Independent blocks of a look; a first look that cannot decide is followed by a fresh one."""
+_FEWEST_BLOCKS, _BLOCK_SECONDS, _LOOKS = 12, 0.25, 2
+"""Independent blocks of a look, and the time that their runs take beside opening sessions; a first look that cannot decide is
+followed by a fresh one."""
 _WARM_UP = 3
 """Calls of a session that has just been opened."""
 _FEWEST_ROUNDS = 5
@@ -98,7 +99,7 @@ def gate(
     bundle whose `bench` was recorded, and its gain over its own baseline may not have shrunk by more.
 
     The sessions run in random order, round by round; the medians of a block give one logarithm of a ratio, and twelve
-    of them t bounds. Each block opens its sessions anew, since how one happens to lie in memory moves all of its times. A
+    of them or more t bounds. Each block opens its sessions anew, since how one happens to lie in memory moves all of its times. A
     look that cannot decide is followed by a fresh one; both looks and all shapes share ``alpha``. The reference runs in two
     sessions; where they differ from each other by more than the tolerance, the machine is too noisy.
 
@@ -192,25 +193,29 @@ def judge_runners(
 
 
 def _blocks(openers: Sequence[Callable[[], Runner]], seconds: float, seed: int) -> tuple[int, np.ndarray]:
-    """Runs of each, and the medians of every block, (runners, blocks), milliseconds."""
+    """Runs of each, and the medians of every block, (runners, blocks), milliseconds.
+
+    More time makes more blocks, not longer ones: what differs between sessions is averaged over blocks alone.
+    """
     random = np.random.default_rng(seed)
-    medians = np.empty((len(openers), _BLOCKS))
-    rounds = 0
-    for block in range(_BLOCKS):
+    blocks: list[np.ndarray] = []
+    rounds, began = 0, time.perf_counter()
+    while len(blocks) < _FEWEST_BLOCKS or (time.perf_counter() - began) * (1 + 1 / len(blocks)) < seconds:
         runners: dict[int, Runner] = {index: openers[index]() for index in random.permutation(len(openers))}
         for _ in range(_WARM_UP):
             started = time.perf_counter()
             for run in runners.values():
                 run()
-        rounds = rounds or max(_FEWEST_ROUNDS, int(seconds / _BLOCKS / (time.perf_counter() - started)))
+        length = min(_BLOCK_SECONDS, seconds / _FEWEST_BLOCKS)
+        rounds = rounds or max(_FEWEST_ROUNDS, int(length / (time.perf_counter() - started)))
         times = np.empty((len(openers), rounds))
         for number in range(rounds):
             for index in random.permutation(len(openers)):
                 before = time.perf_counter_ns()
                 runners[index]()
                 times[index, number] = (time.perf_counter_ns() - before) / 1e6
-        medians[:, block] = np.median(times, axis=1)
-    return rounds * _BLOCKS, medians
+        blocks.append(np.median(times, axis=1))
+    return rounds * len(blocks), np.stack(blocks, axis=1)
 
 
 def _sides(candidate: Path, reference: Path | None, shapes: Sequence[tuple[int, int]], threads: int) -> _Sides:
