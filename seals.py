@@ -14,6 +14,7 @@ from .files import read_json, write_json
 __all__ = ["FileRecord", "damage", "file_record", "first_damage", "record_files", "seal", "touched"]
 
 _SEAL = "seal.json"
+_NO_SEAL = f"{_SEAL} is missing or damaged"
 
 
 class FileRecord(BaseModel):
@@ -64,19 +65,15 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a sealed folder; None when it is whole."""
     if not folder.is_dir():
         return "is missing"
-    try:
-        records = _RECORDS.validate_python(read_json(folder / _SEAL, "it is not whole"))
-    except (AxformError, ValidationError):
-        return f"{_SEAL} is missing or damaged"
-    return first_damage(folder, records)
+    records = _sealed(folder)
+    return _NO_SEAL if records is None else first_damage(folder, records)
 
 
 def touched(folder: Path) -> str | None:
     """What somebody added to a sealed folder or changed in it, so that it would be lost with it; None when nothing."""
-    try:
-        records = _RECORDS.validate_python(read_json(folder / _SEAL, "it is not whole"))
-    except (AxformError, ValidationError):
-        return f"{_SEAL} is missing or damaged"
+    records = _sealed(folder)
+    if records is None:
+        return _NO_SEAL
     for name, record in record_files(folder).items():
         if name == _SEAL:
             continue
@@ -85,3 +82,11 @@ def touched(folder: Path) -> str | None:
         if record != records[name]:
             return f"{name} was changed since it was written"
     return None
+
+
+def _sealed(folder: Path) -> dict[str, FileRecord] | None:
+    """The files that were sealed, as they were; None where that cannot be read."""
+    try:
+        return _RECORDS.validate_python(read_json(folder / _SEAL, "it is not whole"))
+    except (AxformError, ValidationError):
+        return None

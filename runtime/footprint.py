@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.memory import resident_bytes
 from .calls import random_runner
 from .feeds import ANY_TOKENS
 from .session import Provider, create_session, import_onnxruntime, provider_of
 
 __all__ = ["Footprint", "footprint", "resident_megabytes"]
-
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def footprint(
         None where it cannot be told: on another system than Linux, or where the process was killed or runs on a GPU,
         whose memory this does not see.
     """
-    if not _STATUS.exists():
+    if not resident_bytes():
         return None
     command = [sys.executable, "-m", __name__, str(file), provider, str(threads), str(batch), str(sequence)]
     found_where_this_is = {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
@@ -61,20 +60,15 @@ def resident_megabytes(
     return [one.megabytes for one in found if one is not None] if None not in found else None
 
 
-def _resident() -> float:
-    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-    return int(lines["VmRSS"].split()[0]) / 1024
-
-
 def _measure(file: str, provider: Provider, threads: str, batch: str, sequence: str) -> dict[str, float] | None:
     import_onnxruntime()
-    before, started = _resident(), time.perf_counter()
+    before, started = resident_bytes(), time.perf_counter()
     session = create_session(Path(file), provider, int(threads), spinning=False)
     seconds = time.perf_counter() - started
     if provider_of(session) == "CUDA":
         return None
     random_runner(session, int(batch), int(sequence), ANY_TOKENS)()
-    return {"seconds": seconds, "megabytes": _resident() - before}
+    return {"seconds": seconds, "megabytes": (resident_bytes() - before) / 2**20}
 
 
 if __name__ == "__main__":

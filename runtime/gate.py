@@ -115,7 +115,7 @@ def gate(
     threads = usable_cores() if threads is None else threads
     sides = _sides(candidate, reference, shapes, threads)
     paths = (sides.candidate, sides.reference, sides.reference)
-    first = create_session(sides.candidate, provider, threads, spinning=False)
+    ran_on = provider_of(create_session(sides.candidate, provider, threads, spinning=False))
     judged: list[GatedShape] = []
     for number, shape in enumerate(shapes):
 
@@ -138,7 +138,7 @@ def gate(
             )
         )
     return GateReport(
-        provider=provider_of(first),
+        provider=ran_on,
         candidate=str(candidate),
         reference="its own baseline, as recorded" if reference is None else str(reference),
         max_regression=max_regression,

@@ -1,24 +1,10 @@
-"""How much memory a worker holds, and giving back what it needs no more."""
+"""Giving back the memory that a worker needs no more."""
 
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
-__all__ = ["give_back", "resident_bytes"]
-
-_STATM = Path("/proc/self/statm")
-
-
-def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say."""
-    try:
-        pages = int(_STATM.read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    import resource
-
-    return pages * resource.getpagesize()
+__all__ = ["give_back"]
 
 
 def give_back() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..core.memory import resident_bytes
 from ..errors import AxformError
 from ..runtime.texts import Text
 from .calls import InferAnswer, InferCall
 from .logs import log
-from .memory import resident_bytes
 from .model import VERSION, ServedModel
 from .peers import Asks
 from .refusals import Reason, Refused
