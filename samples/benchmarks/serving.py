@@ -15,7 +15,6 @@ So beside what clients see stands the processor time of the server for a request
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import random
@@ -24,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,6 +39,7 @@ from axform.runtime.bundle import Bundle
 from axform.runtime.latency import machine_name
 from axform.runtime.session import load_session
 from axform.runtime.texts import Tokenization, probabilities
+from http_clients import Answers, closed_loop, post
 
 KINDS = ("axform", "naive", "pipeline")
 CLIENTS, SECONDS, ROUNDS = (1, 8, 32, 128), 10.0, 3
@@ -80,15 +79,9 @@ class Server:
 
 @dataclass(frozen=True)
 class Load:
-    """What a number of clients met in a while."""
-
-    times: list[float]
-    """Seconds of each answer."""
-    seconds: float
-    failed: int
-    """Requests that got no answer."""
+    answers: Answers
     processor: float
-    """Seconds that the server computed."""
+    """Seconds that the server computed meanwhile."""
 
 
 def texts(count: int = 500) -> list[str]:
@@ -178,35 +171,11 @@ def running(kind: str, bundle: Path) -> Iterator[Server]:
 
 
 def load(kind: str, server: Server, clients: int, seconds: float, given: Sequence[str]) -> Load:
-    times: list[float] = []
-    failed: list[int] = []
-    end = time.perf_counter() + seconds
-
-    def client(number: int) -> None:
-        chance = random.Random(number)
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=REQUEST_SECONDS)
-        while (started := time.perf_counter()) < end:
-            try:
-                connection.request("POST", f"/v1/models/{kind}/classify", json.dumps({"texts": [chance.choice(given)]}))
-                answer = connection.getresponse()
-                answer.read()
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                failed.append(0)
-                continue
-            if answer.status == 200:
-                times.append(time.perf_counter() - started)
-            else:
-                failed.append(answer.status)
-        connection.close()
-
-    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
-    started, before = time.perf_counter(), server.processor_seconds()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(seconds + REQUEST_SECONDS)
-    return Load(times, time.perf_counter() - started, len(failed), server.processor_seconds() - before)
+    path = f"/v1/models/{kind}/classify"
+    requests = [post(path, json.dumps({"texts": [text]}).encode()) for text in given]
+    before = server.processor_seconds()
+    answers = closed_loop(server.port, requests, clients, seconds, REQUEST_SECONDS)
+    return Load(answers, server.processor_seconds() - before)
 
 
 def compare(
@@ -229,15 +198,15 @@ def compare(
 
 
 def figures(clients: int, kind: str, runs: Sequence[Load]) -> Figures:
-    times = np.array([second for run in runs for second in run.times] or [np.nan]) * 1000
+    times = np.array([second for run in runs for second in run.answers.times] or [np.nan]) * 1000
     return {
         "clients": clients,
         "server": kind,
-        "per_second": statistics.median(len(run.times) / run.seconds for run in runs),
+        "per_second": statistics.median(len(run.answers.times) / run.answers.seconds for run in runs),
         **{f"p{level}_ms": float(np.percentile(times, level)) for level in (50, 95, 99)},
-        "processor_ms": statistics.median(1000 * run.processor / max(1, len(run.times)) for run in runs),
-        "requests": sum(len(run.times) for run in runs),
-        "failed": sum(run.failed for run in runs),
+        "processor_ms": statistics.median(1000 * run.processor / max(1, len(run.answers.times)) for run in runs),
+        "requests": sum(len(run.answers.times) for run in runs),
+        "failed": sum(run.answers.failed for run in runs),
     }
 
 
