@@ -237,6 +237,33 @@ def test_only_a_whole_checkpoint_is_continued_from(tmp_path, monkeypatch, harm, 
     assert training(tmp_path / "b") == undisturbed and not steps, "a finished training only returns its best epoch"
 
 
+def test_a_training_killed_within_an_epoch_goes_on_there(tmp_path, monkeypatch):
+    """Twice in the second epoch of three, whose order was drawn after a restart: same rows, same weights."""
+    seen = []
+
+    def training(folder, kill_at=None):
+        loaded = tiny_model("bert")
+        train, selection = splits(loaded)
+        seen.append([])
+
+        def on_step(step, *_):
+            seen[-1].append(step)
+            if step == kill_at:
+                raise Killed
+
+        fine_tune(loaded, TASK, train, selection, OPTIONS, folder, on_step=on_step)
+        return fingerprint(loaded.model)
+
+    undisturbed = training(tmp_path / "a")
+    monkeypatch.setattr("axform.toolchain.finetune._SAVE_SECONDS", 0.0)
+    assert training(tmp_path / "b") == undisturbed, "saving must not disturb"
+    for kill_at in (6, 12, 13, 18, 22):
+        with pytest.raises(Killed):
+            training(tmp_path / "c", kill_at)
+    assert training(tmp_path / "c") == undisturbed
+    assert [steps[0] for steps in seen[2:]] == [1, 6, 12, 13, 18, 22]
+
+
 @pytest.mark.parametrize("rate", [1e10, 1e3])
 def test_a_training_that_diverges_says_so(tmp_path, rate):
     loaded = tiny_model("bert")

@@ -2,7 +2,8 @@
 
 transformers' Trainer writes a checkpoint file by file. Here one counts only when it is sealed, which happens after the
 last file; it then holds the measurements of all epochs so far, so that weights, optimizer, random state and
-measurements are always of the same moment. The last checkpoint and that of the best epoch are kept.
+measurements are always of the same moment. One from the middle of an epoch also holds what the order of its rows was
+drawn from. The last checkpoint and that of the best epoch are kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,6 +25,7 @@ from ..seals import damage, seal
 __all__ = ["Checkpoints"]
 
 _EPOCHS = "epochs.json"
+_ORDER = "order.pt"
 
 
 class _Epoch(BaseModel):
@@ -45,6 +48,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._epochs: list[_Epoch] = []
+        self._last: int | None = None
         for step in sorted(self._steps(), reverse=True):
             if self._read(step):
                 break
@@ -58,17 +62,30 @@ class Checkpoints:
     @property
     def last(self) -> Path | None:
         """What a training continues from; None = from its beginning."""
-        return self._checkpoint(self._epochs[-1].step) if self._epochs else None
+        return None if self._last is None else self._checkpoint(self._last)
+
+    @property
+    def order(self) -> Tensor | None:
+        """What the order of the epoch in which ``last`` lies was drawn from; None = it lies between two epochs."""
+        path = None if self.last is None else self.last / _ORDER
+        return torch.load(path, weights_only=True) if path is not None and path.exists() else None
 
     def record(self, epoch: int, step: int, measured: Measurement) -> None:
         """Say what was measured after an epoch; `commit` makes it count."""
         self._epochs.append(_Epoch(epoch=epoch, step=step, loss=measured.loss, metric=measured.metric))
 
-    def commit(self, step: int) -> None:
-        """Make the checkpoint of this step count, now that all of its files are there."""
+    def commit(self, step: int, order: Tensor | None) -> None:
+        """Make the checkpoint of this step count, now that all of its files are there.
+
+        Args:
+            order: see the property.
+        """
         folder = self._checkpoint(step)
         write_json(folder / _EPOCHS, [epoch.model_dump() for epoch in self._epochs])
+        if order is not None:
+            torch.save(order, folder / _ORDER)
         seal(folder)
+        self._last = step
         self._keep_only_needed()
 
     @property
@@ -90,13 +107,14 @@ class Checkpoints:
         folder = self._checkpoint(step)
         if damage(folder) is None:
             self._epochs = TypeAdapter(list[_Epoch]).validate_python(read_json(folder / _EPOCHS, "start again"))
-            if damage(self._checkpoint(self._best().step)) is None:
+            if not self._epochs or damage(self._checkpoint(self._best().step)) is None:
+                self._last = step
                 return True
         self._epochs = []
         return False
 
     def _keep_only_needed(self) -> None:
-        needed = {self._epochs[-1].step, self._best().step} if self._epochs else set()
+        needed = {self._last, self._best().step} if self._epochs else {self._last}
         for step in self._steps():
             if step not in needed:
                 shutil.rmtree(self._checkpoint(step))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ __all__ = ["fine_tune"]
 
 _DIVERGED = 10.0
 """Times the loss of a constant answer: what no training that learns anything comes near."""
+_SAVE_SECONDS = 300.0
+"""Between two checkpoints in an epoch that takes longer than that."""
 
 
 def fine_tune(
@@ -47,8 +50,8 @@ def fine_tune(
 ) -> list[Measurement]:
     """Train in place and leave the model with the weights of its best epoch on the selection split.
 
-    Checkpoints go to ``work_dir``, so that a killed run continues after its last full epoch; they stay until the
-    caller, who has saved the result, deletes them.
+    Checkpoints go to ``work_dir`` after each epoch and every few minutes, so that a killed run continues from there;
+    they stay until the caller, who has saved the result, deletes them.
 
     Args:
         teacher: an already fine-tuned model of the same task and shape, whose logits and hidden states are distilled.
@@ -63,8 +66,9 @@ def fine_tune(
     taught = nullcontext() if teacher is None else learning_from_teacher(loaded.model)
     with writing(work_dir), without_progress_bar(), taught:
         checkpoints = Checkpoints(work_dir)
-        watcher = _EpochWatcher(loaded, task, selection, options, checkpoints, on_step)
-        trainer = _trainer(loaded, task, train, options, work_dir, teacher, watcher)
+        order = _Order(checkpoints.order)
+        watcher = _Watcher(loaded, task, selection, options, checkpoints, order, on_step)
+        trainer = _trainer(loaded, task, train, options, work_dir, teacher, watcher, order)
         trainer.train(resume_from_checkpoint=None if checkpoints.last is None else str(checkpoints.last))
     watcher.check_learnt()
     loaded.model.load_state_dict(checkpoints.best_weights())
@@ -80,6 +84,7 @@ def _trainer(
     work_dir: Path,
     teacher: Teacher | None,
     watcher: TrainerCallback,
+    order: _Order,
 ) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(work_dir),
@@ -111,6 +116,7 @@ def _trainer(
         options=options,
         key_mask=loaded.family.attention_mask,
         noise=TokenNoise(train, loaded.tokenizer.all_special_ids, options.seed) if options.is_noisy else None,
+        order=order,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -139,6 +145,43 @@ class _Collator:
         return {**batch, "labels": torch.from_numpy(self._split.labels[rows]), "rows": torch.tensor(rows)}
 
 
+class _Order:
+    """The order of rows in an epoch, which is drawn from torch's generator when the epoch begins, and can be drawn again.
+
+    Args:
+        again: what the first epoch's is drawn from; None = the generator as it is.
+
+    Attributes:
+        drawn_from: state of the generator before the last order was drawn.
+    """
+
+    def __init__(self, again: Tensor | None) -> None:
+        self._again = again
+        self.drawn_from: Tensor | None = None
+
+    def of(self, sampler: torch.utils.data.Sampler) -> torch.utils.data.Sampler:
+        return _Drawn(self, sampler)
+
+    def begin(self) -> None:
+        """An epoch's order is about to be drawn."""
+        if self._again is not None:
+            torch.set_rng_state(self._again)
+            self._again = None
+        self.drawn_from = torch.get_rng_state()
+
+
+class _Drawn(torch.utils.data.Sampler):
+    def __init__(self, order: _Order, sampler: Any) -> None:
+        self._order, self._sampler = order, sampler
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self._order.begin()
+        return iter(self._sampler)
+
+
 class _DistillingTrainer(Trainer):
     """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression).
 
@@ -156,6 +199,7 @@ class _DistillingTrainer(Trainer):
         options: FineTuneOptions,
         key_mask: str,
         noise: TokenNoise | None,
+        order: _Order,
         **trainer_options: Any,
     ) -> None:
         super().__init__(**trainer_options)
@@ -164,6 +208,10 @@ class _DistillingTrainer(Trainer):
         self._key_mask = key_mask
         self._teacher = teacher
         self._noise = noise
+        self._order = order
+
+    def _get_train_sampler(self, *arguments: Any) -> Any:
+        return self._order.of(super()._get_train_sampler(*arguments))
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any) -> Tensor:
         with timed_step("training", inputs["input_ids"].numel()):
@@ -213,8 +261,9 @@ def _hidden_loss(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     return torch.stack(distances).mean()
 
 
-class _EpochWatcher(TrainerCallback):
-    """Measures the selection split after each epoch, seals its checkpoint, and notices a training that diverges."""
+class _Watcher(TrainerCallback):
+    """Measures the selection split after each epoch, has checkpoints made and seals them, and notices a training that
+    diverges."""
 
     def __init__(
         self,
@@ -223,12 +272,15 @@ class _EpochWatcher(TrainerCallback):
         selection: EncodedSplit,
         options: FineTuneOptions,
         checkpoints: Checkpoints,
+        order: _Order,
         on_step: Callable[[int, int, float | None], None] | None,
     ) -> None:
         self._loaded, self._task, self._selection, self._options = loaded, task, selection, options
         self._checkpoints = checkpoints
+        self._order = order
         self._on_step = on_step
         self._loss: float | None = None
+        self._saved_at = time.monotonic()
 
     def measure(self, epoch: int, step: int) -> None:
         logits = predict(self._loaded, self._selection, self._options.batch_size)
@@ -242,7 +294,8 @@ class _EpochWatcher(TrainerCallback):
         self._loaded.model.train()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._checkpoints.commit(state.global_step)
+        self._checkpoints.commit(state.global_step, self._order.drawn_from if _is_within_epoch(state) else None)
+        self._saved_at = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
@@ -250,6 +303,8 @@ class _EpochWatcher(TrainerCallback):
             self._check_converges(loss, f"training loss at step {state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if _is_within_epoch(state) and time.monotonic() - self._saved_at > _SAVE_SECONDS:
+            control.should_save = True
         if self._on_step is not None:
             self._on_step(state.global_step, state.max_steps, self._loss)
 
@@ -270,3 +325,7 @@ class _EpochWatcher(TrainerCallback):
             f"the training diverged: {why}. Start again with --overwrite and a {self._options.learning_rate_option} "
             f"smaller than {self._options.learning_rate:g}."
         )
+
+
+def _is_within_epoch(state: Any) -> bool:
+    return not float(state.epoch).is_integer()
