@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from .plan import ApproximationPlan
 from .techniques import Widths, technique_of
 
-__all__ = ["block_flops", "block_parameters", "encoder_flops", "encoder_parameters", "layer_widths"]
+__all__ = [
+    "block_flops",
+    "block_parameters",
+    "encoder_flops",
+    "encoder_parameters",
+    "file_flops",
+    "layer_flops",
+    "layer_widths",
+]
 
 
 def encoder_parameters(plan: ApproximationPlan) -> int:
@@ -20,6 +28,18 @@ def encoder_flops(plan: ApproximationPlan, sequence: int) -> int:
     return sum(sum(block_flops(widths, sequence)) for widths in layer_widths(plan))
 
 
+def file_flops(plan: ApproximationPlan, sequence: int) -> int:
+    """What an exported file computes of `encoder_flops`: behind the last attention only the first token is read."""
+    return sum(map(sum, layer_flops(plan, sequence)))
+
+
+def layer_flops(plan: ApproximationPlan, sequence: int) -> list[tuple[int, int]]:
+    """Of each layer in an exported file, for one sample: (ATTN block, FFN block)."""
+    layers = list(layer_widths(plan))
+    last = max((index for index, widths in enumerate(layers) if widths.context), default=-1)
+    return [block_flops(widths, sequence, sequence if index < last else 1) for index, widths in enumerate(layers)]
+
+
 def block_parameters(widths: Widths) -> tuple[int, int]:
     """Of the projections of one layer: (ATTN block, FFN block)."""
     inputs, context, neurons = widths.inputs, widths.context, widths.neurons
@@ -28,13 +48,18 @@ def block_parameters(widths: Widths) -> tuple[int, int]:
     return attention, feed_forward
 
 
-def block_flops(widths: Widths, sequence: int) -> tuple[int, int]:
-    """Of one layer, for one sample: (ATTN block, FFN block)."""
-    context = widths.context
+def block_flops(widths: Widths, sequence: int, read: int | None = None) -> tuple[int, int]:
+    """Of one layer, for one sample: (ATTN block, FFN block).
+
+    Args:
+        read: tokens of the layer's output that are read; None = all.
+    """
+    context, read = widths.context, sequence if read is None else read
     keys = sequence if widths.keys is None else min(sequence, widths.keys)
-    projections = 2 * sequence * (3 * widths.inputs * context + context * widths.hidden)
-    scores_and_values = 2 * 2 * sequence * keys * context
-    return projections + scores_and_values, 2 * sequence * 2 * widths.hidden * widths.neurons
+    queries = read if widths.keys is None else sequence  # an approximated attention answers all of its queries
+    projections = 2 * (sequence * 2 * widths.inputs + queries * widths.inputs + read * widths.hidden) * context
+    scores_and_values = 2 * 2 * queries * keys * context
+    return projections + scores_and_values, 2 * read * 2 * widths.hidden * widths.neurons
 
 
 def layer_widths(plan: ApproximationPlan) -> Iterator[Widths]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.costs import encoder_flops
+from ..core.costs import file_flops
 from ..core.plan import ApproximationPlan
 from ..runtime.bundle import Manifest
 from ..runtime.latency import LatencyReport
@@ -53,7 +53,7 @@ def cards_of(manifest: Manifest, recorded: Recorded) -> list[Fact]:
 
 def encoder_share(plan: ApproximationPlan) -> str:
     whole = ApproximationPlan.empty(plan.model, plan.group_size)
-    return percent(encoder_flops(plan, ENCODER_TOKENS), encoder_flops(whole, ENCODER_TOKENS))
+    return percent(file_flops(plan, ENCODER_TOKENS), file_flops(whole, ENCODER_TOKENS))
 
 
 def _latency_card(bench: LatencyReport) -> Fact:

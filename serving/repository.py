@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -116,5 +117,6 @@ class Repository:
     def _let_go(self, model: ServedModel) -> None:
         """Its memory is the system's again when the last answer is out, or soon after."""
         model.stop(self._runners)
-        loop = asyncio.get_running_loop()
-        loop.call_later(_UNTIL_FREED, loop.run_in_executor, None, give_back)
+        timer = threading.Timer(_UNTIL_FREED, give_back)
+        timer.daemon = True  # a worker that ends meanwhile waits for nobody
+        timer.start()

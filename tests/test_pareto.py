@@ -8,7 +8,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from axform.core.costs import encoder_flops, encoder_parameters
+from axform.core.costs import encoder_flops, encoder_parameters, file_flops
 from axform.core.plan import ApproximationPlan
 from axform.exporters.export import export
 from axform.exporters.rewrites import prune_heads, shrink_groups, skip_blocks
@@ -80,3 +80,17 @@ def test_flops_by_hand():
     plan = plan_of(loaded.identity(), 8, *removed, "layer.1.attn 4 majority")
     halved = 2 * 10 * (3 * 24 * 16 + 16 * 32) + 2 * 2 * 10 * 4 * 16
     assert encoder_flops(plan, 10) == attention + halved + feed_forward
+
+
+def test_flops_of_a_file_by_hand():
+    """It computes keys and values of the last attention for all 10 tokens, and all else there and behind it for one."""
+    identity = tiny_model("bert").identity()
+    attention, feed_forward = 2 * 10 * 4 * 32 * 32 + 2 * 2 * 10 * 10 * 32, 2 * 10 * 2 * 32 * 64
+    last, one_token = 2 * 10 * 2 * 32 * 32 + 2 * 2 * 32 * 32 + 2 * 2 * 10 * 32, feed_forward // 10
+    plan = ApproximationPlan.empty(identity, 8)
+    assert file_flops(plan, 10) == attention + feed_forward + last + one_token
+    assert file_flops(plan_of(identity, 8, "layer.1.attn"), 10) == last + 2 * one_token
+    assert file_flops(plan_of(identity, 8, "layer.0.attn", "layer.1.attn"), 10) == 2 * one_token
+    matched = plan_of(identity, 8, "layer.1.attn 4 majority")
+    projections, chosen = 2 * 10 * 3 * 32 * 32 + 2 * 32 * 32, 2 * 2 * 10 * 4 * 32
+    assert file_flops(matched, 10) == attention + feed_forward + projections + chosen + one_token

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 
 from ..core.bounds import keeps_bound, smallest_accepted
-from ..core.costs import encoder_flops, encoder_parameters
+from ..core.costs import encoder_parameters, file_flops
 from ..core.intervals import CONFIDENCE, Change, paired_change
 from ..core.metrics import Measurement
 from ..core.plan import ApproximationPlan, default_group_size
@@ -221,7 +221,7 @@ class Rounds:
             change=self._change(answers, CONFIDENCE),
             is_accepted=self._is_accepted(answers, final),
             parameters=self._parameters - removed,
-            encoder_flops=encoder_flops(plan, self._sequence),
+            encoder_flops=file_flops(plan, self._sequence),
             trials=found.trials,
             search_seconds=found.seconds,
         )

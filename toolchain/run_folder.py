@@ -71,7 +71,7 @@ class RoundRecord(_Record):
     parameters: int
     """Of the whole model, without what the plan removes."""
     encoder_flops: int
-    """Of one sample of the selection split's median length."""
+    """That an exported file computes for one sample of the selection split's median length."""
     trials: int
     search_seconds: float
 

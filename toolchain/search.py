@@ -1,10 +1,15 @@
-"""The loop over the queue (AxFormer v1, Algorithm 3): prune, approximate or retain, one element at a time."""
+"""The loop over the queue (AxFormer v1, Algorithm 3): prune, approximate or retain, one element at a time.
+
+Behind the last attention an exported file computes the first token alone. Where speed is what counts and a fine-tuning is to
+win back what is lost, parts that cost next to nothing there are not tried: what may be lost is spent on what costs time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..core.costs import block_flops, layer_flops, layer_widths
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
 from ..core.targets import BlockKind, Target
 from ..core.tasks import Task
@@ -16,6 +21,9 @@ from .significance import Thresholds, Verdict
 from .trials import SearchProgress, SearchResult, Trials
 
 __all__ = ["SearchOptions", "search"]
+
+_WORTH = 0.1
+"""Of what a block costs on all tokens: where a file spends less on one, its parts are not worth their loss."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class _Search:
     def run(self) -> SearchResult:
         while self._queue:
             element = self._queue.pop(0)
+            if not self._is_worth(element):
+                continue
             candidate = self._trials.plan.without(element)
             if candidate is None:
                 self._ask_again(element.parent)
@@ -92,6 +102,14 @@ class _Search:
             if not self._trials.plan.removes(element):  # once its heads were gone, the block may have gone after them
                 self._try_sign_matching(element)
         return self._trials.result()
+
+    def _is_worth(self, element: Target) -> bool:
+        """Whether an exported file spends anything on the block that the element is or lies in; the paper's loop tries all."""
+        if self._options.focus != "speed" or not self._options.thresholds.slack:
+            return True
+        plan, sequence, place = self._trials.plan, self._options.sequence, element.block == "ffn"
+        whole = block_flops(list(layer_widths(plan))[element.layer], sequence)[place]
+        return layer_flops(plan, sequence)[element.layer][place] >= _WORTH * whole
 
     def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
         record = self._trials.run(element, "prune", candidate)
