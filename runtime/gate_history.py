@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from ..errors import AxformError
 from ..files import writing
@@ -25,14 +24,17 @@ class PastVerdict(Measured):
 
 
 def append_verdict(report: GateReport, file: Path, now: datetime | None = None) -> None:
-    """Add a line; what is there stays.
+    """Add a line; what is there stays, a last line that an editor left without its end, too.
 
     Raises:
         AxformError: the file cannot be written.
     """
     line = PastVerdict(time=now or datetime.now(timezone.utc), report=report).model_dump_json() + "\n"
-    with writing(file), file.open("a", encoding="utf-8") as handle:
-        handle.write(line)
+    with writing(file), file.open("ab+") as handle:
+        if handle.tell():
+            handle.seek(-1, os.SEEK_END)
+            line = line if handle.read() == b"\n" else "\n" + line
+        handle.write(line.encode())
 
 
 def read_verdicts(file: Path) -> list[PastVerdict]:
@@ -43,12 +45,12 @@ def read_verdicts(file: Path) -> list[PastVerdict]:
     """
     found = []
     with writing(file):
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
             parsed: Any = json.loads(line)
             found.append(PastVerdict.model_validate(parsed))
-        except (ValueError, ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             reason = str(error).splitlines()[0]
             raise AxformError(
                 f"{file}, line {number}: not a verdict of axform gate ({reason}); remove the line."

@@ -201,9 +201,13 @@ def test_a_history_keeps_what_is_there(measured, tiny_bundle, tmp_path):
     before = file.read_text()
     append_verdict(report, file)
     assert file.read_text().startswith(before) and [past.report for past in read_verdicts(file)] == [report, report]
-    file.write_text(before + "no json\n")
-    with pytest.raises(AxformError, match=r"h\.jsonl, line 2: not a verdict"):
-        read_verdicts(file)
+    file.write_text(before.rstrip("\n"))
+    append_verdict(report, file)
+    assert [past.report for past in read_verdicts(file)] == [report, report]
+    for wrong in (b"no json\n", b"\x96\xff\n", b"[" * 100_000):
+        file.write_bytes(before.encode() + wrong)
+        with pytest.raises(AxformError, match=r"h\.jsonl, line 2: not a verdict"):
+            read_verdicts(file)
 
 
 SUITE = """
