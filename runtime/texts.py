@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..errors import AxformError
+from ..files import read_json
 from .bundle import Bundle
 
 __all__ = ["Text", "Tokenization", "check_text", "probabilities"]
@@ -33,13 +33,14 @@ class Tokenization:
 
     def __init__(self, bundle: Bundle, inputs: Sequence[str]) -> None:
         self._inputs = tuple(inputs)
-        self._tokenizer = _read_tokenizer(bundle)
+        config = _read_config(bundle)
+        self._tokenizer = _read_tokenizer(bundle, is_cut_left=config.get("truncation_side") == "left")
         unknown = [name for name in inputs if name not in _PARTS]
         if unknown:
             raise AxformError(
                 f"{bundle.model}: asks for {unknown[0]}, which is not made of texts; run its session yourself."
             )
-        self.pad_values: dict[str, int] = dict.fromkeys(inputs, 0) | {"input_ids": _pad_token(bundle, self._tokenizer)}
+        self.pad_values: dict[str, int] = dict.fromkeys(inputs, 0) | {"input_ids": _pad_token(config, self._tokenizer)}
         """Input name -> the value of padded positions."""
 
     def encode(self, texts: Sequence[Text]) -> dict[str, list[np.ndarray]]:
@@ -70,7 +71,14 @@ def check_text(number: int, text: object) -> None:
         raise AxformError(f"text {number}: {repr(text)[:_SHOWN]} is neither a text nor a pair of texts; give strings.")
 
 
-def _read_tokenizer(bundle: Bundle) -> Any:
+def _read_config(bundle: Bundle) -> dict[str, Any]:
+    """What transformers knows of the tokenizer beside the tokenizer's own file."""
+    path = bundle.path / "tokenizer_config.json"
+    config: dict[str, Any] = read_json(path, "export again with axform-export") if path.is_file() else {}
+    return config
+
+
+def _read_tokenizer(bundle: Bundle, *, is_cut_left: bool) -> Any:
     from tokenizers import Tokenizer
 
     path = bundle.path / "tokenizer.json"
@@ -83,13 +91,12 @@ def _read_tokenizer(bundle: Bundle) -> Any:
     except Exception as error:  # the library raises plain exceptions
         raise AxformError(f"{path}: cannot be read ({error}); export again with axform-export.") from None
     tokenizer.no_padding()
-    tokenizer.enable_truncation(bundle.manifest.max_length)
+    tokenizer.enable_truncation(bundle.manifest.max_length, direction="left" if is_cut_left else "right")
     return tokenizer
 
 
-def _pad_token(bundle: Bundle, tokenizer: Any) -> int:
-    config = bundle.path / "tokenizer_config.json"
-    token = json.loads(config.read_text(encoding="utf-8")).get("pad_token") if config.is_file() else None
+def _pad_token(config: dict[str, Any], tokenizer: Any) -> int:
+    token = config.get("pad_token")
     name = token.get("content") if isinstance(token, dict) else token
     found = None if name is None else tokenizer.token_to_id(name)
     return 0 if found is None else int(found)

@@ -62,6 +62,20 @@ def test_pairs_are_answered_as_by_transformers(unpruned, texts, pipeline):
     assert [one.score for one in found] == pytest.approx([answer["score"] for answer in wanted], abs=1e-5)
 
 
+def test_texts_lose_their_beginning_where_the_tokenizer_says_so(unpruned, texts, pipeline, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(unpruned, tmp_path / "bundle"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"truncation_side": "left"}))
+    monkeypatch.setattr(pipeline.tokenizer, "truncation_side", "left")
+    wanted = pipeline(texts, truncation=True)
+    assert [one.score for one in load(folder, "cpu")(texts)] == pytest.approx(
+        [answer["score"] for answer in wanted], abs=1e-5
+    )
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(AxformError, match=r"tokenizer_config\.json: damaged .*export again"):
+        load(folder, "cpu")
+
+
 def test_one_text_has_one_answer(unpruned):
     client = load(unpruned, "cpu")
     assert client("a great film") == client(["a great film"])[0]
