@@ -75,13 +75,13 @@ def pareto(
 
     Any of them can be exported: axform-export RUN --step N --out BUNDLE
     """
-    from .plots import draw_states, import_matplotlib
+    from .plots import check_plot, draw_states
 
     for file, flag in ((plot, "--plot"), (json_file, "--json")):
         if file is not None:
             _check_writable(file, flag)
     if plot is not None:
-        import_matplotlib()
+        check_plot(plot)
     with showing_progress() as progress:
         from .exporters.pareto import states_of
         from .toolchain.run_folder import RunFolder
@@ -241,7 +241,7 @@ def gate(
 
     Example: axform gate bundles/new --reference bundles/old --threads 1
     """
-    from .plots import draw_history, import_matplotlib
+    from .plots import check_plot, draw_history
     from .runtime.gate import gate as judge_latency
     from .runtime.gate_history import append_verdict, read_verdicts
 
@@ -251,7 +251,7 @@ def gate(
     if plot is not None:
         if history is None:
             raise AxformError(f"--plot {plot}: draws a history; name its file with --history.")
-        import_matplotlib()
+        check_plot(plot)
     if history is not None and history.exists():
         read_verdicts(history)
     with showing_progress() as progress:

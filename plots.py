@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .exporters.pareto import State
     from .runtime.gate_history import PastVerdict
 
-__all__ = ["draw_history", "draw_states", "import_matplotlib"]
+__all__ = ["check_plot", "draw_history", "draw_states", "import_matplotlib"]
 
 _KEPT, _REFUSED = "tab:blue", "tab:gray"
 _VERDICTS = {"PASS": "tab:green", "FAIL": "tab:red", "UNDECIDED": "tab:orange"}
@@ -32,6 +32,19 @@ def import_matplotlib() -> Any:
     return matplotlib.figure
 
 
+def check_plot(file: Path) -> None:
+    """Say before the work, not after it, that nothing can be drawn to a file of this name.
+
+    Raises:
+        AxformError: matplotlib is not installed, or knows no such kind of file.
+    """
+    known = import_matplotlib().Figure().canvas.get_supported_filetypes()
+    if file.suffix[1:].lower() not in known:
+        raise AxformError(
+            f"--plot {file}: not a kind of picture that is known; name a file that ends in .svg, .png or .pdf."
+        )
+
+
 def draw_states(states: Sequence[State], metric: str, bound: float, file: Path) -> None:
     """The metric on unseen rows, with the interval of its change, against latency and against the file's size.
 
@@ -39,7 +52,7 @@ def draw_states(states: Sequence[State], metric: str, bound: float, file: Path) 
         bound: the smallest metric that is accepted.
 
     Raises:
-        AxformError: matplotlib knows no such kind of file, or it cannot be written.
+        AxformError: the file cannot be written.
     """
     figure = import_matplotlib().Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -67,7 +80,7 @@ def draw_history(verdicts: Sequence[PastVerdict], file: Path) -> None:
     """Slow-downs of every shape over time, with their bounds and what was tolerated.
 
     Raises:
-        AxformError: matplotlib knows no such kind of file, or it cannot be written.
+        AxformError: the file cannot be written.
     """
     shapes = sorted({(shape.batch, shape.sequence) for past in verdicts for shape in past.report.shapes})
     figure = import_matplotlib().Figure(figsize=(10, 3 * len(shapes)), layout="constrained")
@@ -88,7 +101,4 @@ def draw_history(verdicts: Sequence[PastVerdict], file: Path) -> None:
 
 def _save(figure: Any, file: Path) -> None:
     with writing(file):
-        try:
-            figure.savefig(file)
-        except ValueError as error:
-            raise AxformError(f"--plot {file}: {error}; name a file that ends in .svg, .png or .pdf.") from None
+        figure.savefig(file)

@@ -148,7 +148,7 @@ def test_a_bundle_alone_may_not_lose_what_was_recorded(measured, bundle_copy):
 def test_what_the_gate_cannot_compare(tiny_bundle, bundle_copy, tmp_path, capsys):
     bench_bundle(Bundle(bundle_copy), [1], [8], runs=1, threads=1)
     file = chain(tmp_path / "a.onnx", 2)
-    plot = tmp_path / "p.svg"
+    plot, history = tmp_path / "p.svg", tmp_path / "history.jsonl"
     broken = tmp_path / "broken.jsonl"
     broken.write_text("{}\n")
     for words, message in (
@@ -164,12 +164,17 @@ def test_what_the_gate_cannot_compare(tiny_bundle, bundle_copy, tmp_path, capsys
         ((tiny_bundle, "--alpha", 1), "--alpha 1: give the chance of a wrong verdict, between 0 and 0.5"),
         ((tiny_bundle, "--seconds", 0), "--seconds 0: give a time above 0"),
         ((tiny_bundle, "--plot", plot), "draws a history; name its file with --history"),
+        (
+            (tiny_bundle, "--reference", tiny_bundle, "--history", history, "--plot", tmp_path / "p.docx"),
+            "name a file that ends in .svg, .png or .pdf",
+        ),
+        ((tiny_bundle, "--reference", tiny_bundle, "--history", history, "--plot", tmp_path / "p"), "name a file that"),
         ((tiny_bundle, "--history", broken), "broken.jsonl, line 1: not a verdict of axform gate"),
         ((tiny_bundle, "--history", tmp_path / "no" / "h.jsonl"), "there is no folder"),
     ):
         code, captured = run_command(capsys, "gate", *words, app=cli)
         assert code == 2 and message in " ".join(captured.err.split()), captured.err
-    assert broken.read_text() == "{}\n" and not plot.exists()
+    assert broken.read_text() == "{}\n" and not plot.exists() and not history.exists()
 
 
 # What a user sees
