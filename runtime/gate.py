@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from pydantic import ValidationError
 
 from ..core.cores import usable_cores
 from ..errors import AxformError
@@ -74,6 +75,8 @@ class _Sides:
     recorded: dict[tuple[int, int], float]
     """Shape -> the recorded ratio of the reference's time over the candidate's; empty = they are to be equally fast."""
     tokens: np.ndarray
+    recorded_on: str | None = None
+    """The execution provider of the recorded ratios."""
 
     def expected(self, shape: tuple[int, int]) -> float:
         """Logarithm of the candidate's time over the reference's that is no change at all."""
@@ -116,6 +119,11 @@ def gate(
     sides = _sides(candidate, reference, shapes, threads)
     paths = (sides.candidate, sides.reference, sides.reference)
     ran_on = provider_of(create_session(sides.candidate, provider, threads, spinning=False))
+    if sides.recorded_on not in (None, ran_on):
+        raise AxformError(
+            f"{candidate}: its latency was recorded on {sides.recorded_on}, and this is {ran_on}; give --provider "
+            f"{str(sides.recorded_on).lower()}, or record it anew with `axform bench {candidate} --provider {ran_on.lower()}`."
+        )
     judged: list[GatedShape] = []
     for number, shape in enumerate(shapes):
 
@@ -226,21 +234,29 @@ def _sides(candidate: Path, reference: Path | None, shapes: Sequence[tuple[int, 
         raise AxformError(f"{candidate}: a file alone has nothing to be compared with; give --reference, or a bundle.")
     bundle = Bundle(candidate)
     bundle.verify()
-    report = bundle.manifest.results.get("bench")
-    timed = [] if report is None else LatencyReport.model_validate(report).shapes
-    recorded = {(shape.batch, shape.sequence): shape.ratio for shape in timed}
+    report = _recorded(bundle)
+    recorded = {} if report is None else {(shape.batch, shape.sequence): shape.ratio for shape in report.shapes}
     for batch, sequence in shapes:
         if (batch, sequence) not in recorded:
             raise AxformError(
                 f"{candidate}: no latency is recorded at batch {batch} and {sequence} tokens; record it with `axform bench "
                 f"{candidate} --batch {batch} --seq {sequence} --threads {threads}`, or give --reference."
             )
-    if report is not None and report["threads"] != threads:
+    assert report is not None
+    if report.threads != threads:
         raise AxformError(
-            f"{candidate}: its latency was recorded with {report['threads']} threads, asked for are {threads}; give "
-            f"--threads {report['threads']}, or record it anew with `axform bench`."
+            f"{candidate}: its latency was recorded with {report.threads} threads, asked for are {threads}; give "
+            f"--threads {report.threads}, or record it anew with `axform bench`."
         )
-    return _Sides(bundle.model, bundle.baseline, recorded, _tokens(candidate))
+    return _Sides(bundle.model, bundle.baseline, recorded, _tokens(candidate), report.provider)
+
+
+def _recorded(bundle: Bundle) -> LatencyReport | None:
+    """What `bench` recorded; None where nothing is, or something that this version does not read."""
+    try:
+        return LatencyReport.model_validate(bundle.manifest.results.get("bench"))
+    except ValidationError:
+        return None
 
 
 def _file_of(path: Path) -> Path:

@@ -177,6 +177,23 @@ def test_what_the_gate_cannot_compare(tiny_bundle, bundle_copy, tmp_path, capsys
     assert broken.read_text() == "{}\n" and not plot.exists() and not history.exists()
 
 
+def test_a_gain_recorded_elsewhere_is_nothing_to_compare_with(measured, bundle_copy):
+    bundle = Bundle(bundle_copy)
+    bench_bundle(bundle, [1], [8], runs=6, threads=1)
+    recorded = bundle.manifest.results["bench"]
+    for result, message in (
+        (
+            recorded | {"provider": "CUDA"},
+            "was recorded on CUDA, and this is CPU; give --provider cuda, or record it anew",
+        ),
+        ({"shapes": "of another version"}, "no latency is recorded at batch 1 and 8 tokens"),
+    ):
+        bundle.save_result("bench", result)
+        measured((0.0, 0.0))
+        with pytest.raises(AxformError, match=message):
+            gate(bundle_copy, sequences=[8], threads=1)
+
+
 # What a user sees
 
 
