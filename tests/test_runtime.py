@@ -17,12 +17,13 @@ import onnx
 import onnxruntime
 import pytest
 from axform import custom_ops
+from axform.core.batches import EncodedSplit
 from axform.errors import AxformError
 from axform.runtime import load_session
 from axform.runtime.bundle import Bundle
-from axform.runtime.check_data import CheckData
+from axform.runtime.check_data import CheckData, ReferenceBatch
 from axform.runtime.latency import LatencyReport, bench_bundle, bench_files
-from axform.runtime.parity import ParityReport, check_bundle
+from axform.runtime.parity import ParityReport, check_bundle, numeric_parity
 from axform.runtime.session import create_session
 from axform.summaries import bench_tables, check_tables
 from bundles import with_its_checksums
@@ -249,6 +250,24 @@ def test_infinity_is_written_and_read_back(bundle_copy):
     recorded = Bundle(bundle_copy).manifest.results["check"]
     assert ParityReport.model_validate(recorded).numeric.max_abs_error == np.inf
     assert json.loads(report.model_dump_json())["numeric"]["max_abs_error"] == "Infinity"
+
+
+def test_hidden_states_are_compared_in_every_precision():
+    random = np.random.default_rng(0)
+    samples = [np.arange(length) for length in (3, 5, 9)]
+    split = EncodedSplit({"input_ids": samples}, np.zeros(3, np.int64), {"input_ids": 0})
+    batches = [np.array([0]), np.array([1, 2])]
+    hidden = [random.normal(0, 2, (len(batch), length, 400)) for batch, length in zip(batches, (3, 9), strict=True)]
+    references = [ReferenceBatch(batch, {"hidden_states.0": each}) for batch, each in zip(batches, hidden, strict=True)]
+
+    class Session:
+        def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [hidden[0 if len(feeds["input_ids"]) == 1 else 1] + 0.25]
+
+    for precision, share in (("int8", 0.5), ("fp16", 0.1), ("float32", 0.0)):
+        numeric = numeric_parity(Session(), CheckData(split, references), precision)
+        assert numeric.tolerance == pytest.approx(2 * share, abs=0.1) and numeric.max_abs_error == pytest.approx(0.25)
+        assert numeric.passed == (precision == "int8")
 
 
 # Options
