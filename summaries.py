@@ -158,7 +158,7 @@ def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, Text]:
         f"numbers: {what} against PyTorch with the plan applied, {numeric.samples} samples in {numeric.batches} padded "
         f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}; {changed} changed",
         f"{numeric.max_abs_error:.1e}",
-        f"{numeric.tolerance:.0e}",
+        f"{numeric.tolerance:.1e}",
         _result(numeric.passed),
     )
 
