@@ -139,7 +139,7 @@ def bench(
     provider: Annotated[Provider, typer.Option(help="auto, cpu, cuda or openvino.")] = DEFAULT_PROVIDER,
     runs: Annotated[
         int | None,
-        typer.Option(help=f"Runs per model and shape; default as many as fit into {BENCH_SECONDS:g} s."),
+        typer.Option(help=f"Runs per model and shape; default as many as fit into {BENCH_SECONDS:g} s, 20 to 4,000."),
     ] = None,
     layers: Annotated[
         bool,

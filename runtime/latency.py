@@ -43,6 +43,10 @@ __all__ = [
 BENCH_BATCHES, BENCH_SEQUENCES = (1, 8), (32, 128)
 """What is timed when nothing else is asked for."""
 _BOOTSTRAP_SAMPLES = 2000
+_RUNS_AT_ONCE = 1_000_000
+"""Resampled runs that are in memory at the same time."""
+_MOST_RUNS = 4000
+"""Of a shape where their number is not asked for: a tiny model fits 100,000 into the time, whose interval takes minutes."""
 _RUNS_FOR_AN_INTERVAL = 6
 """Of fewer runs not even the smallest and the largest enclose the median with 95 %: 1 - 2 / 2^5 is 0.94."""
 
@@ -114,7 +118,7 @@ def bench_bundle(
     Args:
         same_form: makes a file of the baseline in the precision and layout of the model, to be timed beside them.
         threads: threads inside one operator; None = all cores this process may use.
-        runs: runs of each model and shape; None = as many as fit into ``seconds``, at least 20.
+        runs: runs of each model and shape; None = as many as fit into ``seconds``, 20 to 4,000.
         resident: measure, too, what memory each of both needs in a process of its own.
         cuda_graph: replay what the first run launches on the GPU.
         on_run: called with (shapes done, shapes in all, what runs now).
@@ -231,7 +235,7 @@ def _timed(
         if on_run is not None:
             on_run(number, len(shapes), f"batch {batch}, sequence {sequence}")
         runners = [random_runner(one.session, batch, sequence, tokens) for one in opened]
-        baseline, model, *others = time_interleaved(runners, runs=runs, seconds=seconds)
+        baseline, model, *others = time_interleaved(runners, runs=runs, seconds=seconds, most=_MOST_RUNS)
         low, high = _interval(baseline, model)
         shape = ShapeLatency(
             batch=batch,
@@ -291,9 +295,12 @@ def timed_shapes(
 
 def ratio_interval(baseline: np.ndarray, model: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the ratio of medians; pairs of neighbouring runs are resampled together."""
-    draws = np.random.default_rng(seed).integers(0, len(model), (_BOOTSTRAP_SAMPLES, len(model)))
-    ratios = np.median(baseline[draws], axis=1) / np.median(model[draws], axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    random, runs, ratios = np.random.default_rng(seed), len(model), []
+    at_once = max(1, _RUNS_AT_ONCE // runs)
+    for start in range(0, _BOOTSTRAP_SAMPLES, at_once):
+        draws = random.integers(0, runs, (min(at_once, _BOOTSTRAP_SAMPLES - start), runs))
+        ratios.append(np.median(baseline[draws], axis=1) / np.median(model[draws], axis=1))
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high)
 
 

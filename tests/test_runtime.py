@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ import pytest
 from axform import custom_ops
 from axform.core.batches import EncodedSplit
 from axform.errors import AxformError
-from axform.runtime import load_session
+from axform.runtime import latency, load_session
 from axform.runtime.bundle import Bundle
 from axform.runtime.check_data import CheckData, ReferenceBatch
-from axform.runtime.latency import LatencyReport, bench_bundle, bench_files
+from axform.runtime.latency import LatencyReport, bench_bundle, bench_files, ratio_interval
 from axform.runtime.parity import ParityReport, check_bundle, numeric_parity
 from axform.runtime.session import create_session
 from axform.summaries import bench_tables, check_tables
@@ -312,6 +313,17 @@ def test_an_interval_only_of_enough_runs(bundle_copy, tmp_path, runs, has_interv
     assert shape.runs == runs and (shape.ratio_low is not None) == (shape.ratio_high is not None) == has_interval
     assert ("too few runs" in shown(bench_tables(report))) != has_interval
     assert LatencyReport.model_validate(Bundle(bundle_copy).manifest.results["bench"]) == report
+
+
+def test_an_interval_of_many_runs_takes_little_memory(monkeypatch):
+    monkeypatch.setattr(latency, "_BOOTSTRAP_SAMPLES", 400)
+    random = np.random.default_rng(0)
+    baseline, model = random.gamma(5, 0.12, 20_000), random.gamma(5, 0.1, 20_000)
+    tracemalloc.start()
+    low, high = ratio_interval(baseline, model)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 1.17 < low < 1.2 < high < 1.23 and peak < 50e6
 
 
 def test_a_bundle_of_schema_1_is_read_with_its_plan(bundle_copy):
