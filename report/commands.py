@@ -55,17 +55,21 @@ def _timed(name: str, recorded: Recorded) -> list[str]:
     bench = recorded.bench
     if bench is None:
         return [_command("axform", "bench", name)]
-    batches, sequences = (
-        ",".join(map(str, sorted(sizes)))
-        for sizes in ({shape.batch for shape in bench.shapes}, {shape.sequence for shape in bench.shapes})
-    )
+    layers = recorded.layers
+    batches = _listed({shape.batch for shape in bench.shapes}, layers and layers.batch)
+    sequences = _listed({shape.sequence for shape in bench.shapes}, layers and layers.sequence)
     return [
         _command(
             "axform", "bench", name,
             batch=batches, seq=sequences, threads=bench.threads, provider=_provider(bench.provider),
-            layers=None if recorded.layers is None else True,
+            layers=None if layers is None else True,
         )
     ]  # fmt: skip
+
+
+def _listed(sizes: set[int], first: int | None) -> str:
+    """Ascending, but for the one whose layers are timed, which `axform bench` does at the first."""
+    return ",".join(map(str, sorted(sizes, key=lambda size: (size != first, size))))
 
 
 def _provider(said: str) -> str:

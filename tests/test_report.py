@@ -219,6 +219,15 @@ def test_ids_are_unique_and_links_lead_somewhere(finished):
     assert {link[1:] for link in (*links, *clips) if link.startswith("#")} <= ids.keys()
 
 
+def test_the_printed_command_times_layers_at_the_same_shape(bundle_copy):
+    found = results(1)
+    shape = found["bench"]["shapes"][0]
+    found["bench"]["shapes"] = [shape | {"batch": batch, "sequence": 128} for batch in (8, 1)]
+    for batch, listed in ((8, "8,1"), (1, "1,8")):
+        found["layers"] |= {"batch": batch, "sequence": 128}
+        assert f"--batch {listed} --seq 128" in Page(rendered(with_values(bundle_copy, results=found))).text
+
+
 def test_what_is_missing_is_named_with_its_command(tiny_bundle):
     said = Page(rendered(Bundle(tiny_bundle))).text
     name = tiny_bundle.name
