@@ -301,6 +301,12 @@ def test_bench_options_out_of_range(tiny_bundle, options, message):
         bench_bundle(Bundle(tiny_bundle), **{"batches": [1], "sequences": [4], **options})
 
 
+def test_a_tolerance_is_shown_as_exactly_as_what_it_bounds(bundle_copy):
+    report = check_bundle(Bundle(bundle_copy))
+    report.numeric.max_abs_error, report.numeric.tolerance = 1.4, 1.46
+    assert "1.4e+00 │ 1.5e+00" in shown(check_tables(report))
+
+
 def test_check_in_batches_of_nothing(tiny_bundle):
     with pytest.raises(AxformError, match="batch_size 0: give a whole number from 1 on"):
         check_bundle(Bundle(tiny_bundle), batch_size=0)
