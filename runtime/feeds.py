@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,9 @@ def random_feeds(session: Any, batch: int, sequence: int, vocabulary: np.ndarray
     ``vocabulary``, masks are ones, other whole numbers zeros, floating-point inputs from a normal distribution.
 
     Raises:
-        AxformError: an input of a type that nothing is known of.
+        AxformError: an input of a type that nothing is known of, or a file that runs at other sizes whatever is asked for.
     """
+    _check_sizes(session.get_inputs(), batch, sequence)
     random = np.random.default_rng(0)
     feeds = {}
     for entry in session.get_inputs():
@@ -56,3 +58,12 @@ def random_feeds(session: Any, batch: int, sequence: int, vocabulary: np.ndarray
             values = np.zeros(shape)
         feeds[entry.name] = values.astype(kind)
     return feeds
+
+
+def _check_sizes(inputs: Sequence[Any], batch: int, sequence: int) -> None:
+    """Refuse a shape that fixed sizes would silently replace by another one."""
+    rows = [entry.shape[0] for entry in inputs if entry.shape]
+    tokens = [entry.shape[1] for entry in inputs if entry.name == "input_ids" and len(entry.shape) == 2]
+    for flag, asked, sizes in (("--batch", batch, rows), ("--seq", sequence, tokens)):
+        if sizes and all(isinstance(size, int) for size in sizes) and asked not in sizes:
+            raise AxformError(f"{flag} {asked}: the model takes {sizes[0]} and nothing else; give {flag} {sizes[0]}.")

@@ -374,6 +374,24 @@ def test_bench_makes_up_inputs_of_any_kind(tmp_path, size):
         assert [(shape.batch, shape.sequence) for shape in report.shapes] == [(3, 5)]
 
 
+def test_files_of_one_size_are_timed_at_no_other(tmp_path):
+    sides = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [2, 16]) for name in ("input_ids", "logits")
+    ]
+    node = onnx.helper.make_node("Add", ["input_ids", "input_ids"], ["logits"])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "add", sides[:1], sides[1:]),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    file = tmp_path / "fixed.onnx"
+    onnx.save(model, file)
+    for batch, sequence, message in ((8, 16, "--batch 8: .* give --batch 2"), (2, 32, "--seq 32: .* give --seq 16")):
+        with pytest.raises(AxformError, match=message):
+            bench_files(file, file, [batch], [sequence], runs=1, threads=1)
+    assert bench_files(file, file, [2], [16], runs=1, threads=1).shapes[0].sequence == 16
+
+
 def test_files_that_bench_cannot_compare(tmp_path, capsys):
     file, other = one_node(tmp_path / "a.onnx"), one_node(tmp_path / "b.onnx", kind=onnx.TensorProto.INT64)
     broken = tmp_path / "broken.onnx"
