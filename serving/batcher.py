@@ -107,7 +107,7 @@ class Batcher:
             for unit in units:
                 self._waiting.setdefault(self._signature.bucket(unit.feeds), deque()).append(unit)
             self._counts.waiting += rows
-            self._runners.kick()
+            self._runners.run(self)
             return [await unit.answer for unit in units]
         except BaseException:
             for unit in units:  # where a request ends early, its other parts need not run

@@ -82,12 +82,6 @@ class ServedModel:
             max_delay=settings.max_delay_ms / 1000,
             max_queue=settings.max_queue,
         )
-        runners.add(self._batcher)
-
-    def stop(self, runners: Runners) -> None:
-        """Take no more requests; those that wait are answered."""
-        if self._batcher is not None:
-            runners.retire(self._batcher)
 
     async def infer(self, call: InferCall, deadline: float | None) -> InferAnswer:
         """Answer a tensor request.

@@ -88,11 +88,10 @@ class Repository:
                 entry.problem = str(error)
                 entry.counts.loaded_again("failure")
                 raise
-            old, entry.model, entry.problem = entry.model, model, ""
             model.start(entry.counts, self._runners)
-            if old is not None:
-                self._let_go(old)
+            entry.model, entry.problem = model, ""
             if again:
+                _give_back_soon()
                 entry.counts.loaded_again("success")
             for fallback in model.fallbacks:
                 log("fallback", "warning", model=name, reason=fallback)
@@ -101,9 +100,8 @@ class Repository:
         """Take a model out; requests that wait for it are answered."""
         entry = self._entries[name]
         async with entry.changing:
-            old, entry.model, entry.problem = entry.model, None, UNLOADED
-            if old is not None:
-                self._let_go(old)
+            entry.model, entry.problem = None, UNLOADED
+            _give_back_soon()
 
     def index(self, only_ready: bool = False) -> list[dict[str, str]]:
         """As the protocol's repository index."""
@@ -114,9 +112,9 @@ class Repository:
             rows.append(row | ({"reason": entry.problem} if entry.problem else {}))
         return [row for row in rows if row["state"] == "READY" or not only_ready]
 
-    def _let_go(self, model: ServedModel) -> None:
-        """Its memory is the system's again when the last answer is out, or soon after."""
-        model.stop(self._runners)
-        timer = threading.Timer(_UNTIL_FREED, give_back)
-        timer.daemon = True  # a worker that ends meanwhile waits for nobody
-        timer.start()
+
+def _give_back_soon() -> None:
+    """The memory of a model is the system's again when its last answer is out, or soon after."""
+    timer = threading.Timer(_UNTIL_FREED, give_back)
+    timer.daemon = True  # a worker that ends meanwhile waits for nobody
+    timer.start()

@@ -20,19 +20,20 @@ class Runners:
         self._free = count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="runner")
         self._batchers: list[Batcher] = []
+        """In which something waits."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, batcher: Batcher) -> None:
-        self._batchers.append(batcher)
+    def run(self, batcher: Batcher) -> None:
+        """Run what was submitted to a batcher once it is due; a batcher in which nothing waits is forgotten."""
+        if batcher not in self._batchers:
+            self._batchers.append(batcher)
+        self._kick()
 
-    def retire(self, batcher: Batcher) -> None:
-        """Forget a batcher once nothing waits in it; nothing may be submitted to it any more."""
-        if batcher.due() is None:
-            self._batchers.remove(batcher)
-        else:
-            asyncio.get_running_loop().call_later(0.05, self.retire, batcher)
+    def close(self) -> None:
+        """Let the threads end; what they run ends first."""
+        self._pool.shutdown(wait=False)
 
-    def kick(self) -> None:
+    def _kick(self) -> None:
         """Start what is due; for whenever something was submitted or a runner became free."""
         loop = asyncio.get_running_loop()
         if self._timer is not None:
@@ -40,10 +41,11 @@ class Runners:
             self._timer = None
         while self._free:
             waiting = [(*due, batcher) for batcher in self._batchers if (due := batcher.due()) is not None]
+            self._batchers = [batcher for *_, batcher in waiting]
             ready = [entry for entry in waiting if entry[0] <= loop.time()]
             if not ready:
                 if waiting:
-                    self._timer = loop.call_at(min(entry[0] for entry in waiting), self.kick)
+                    self._timer = loop.call_at(min(entry[0] for entry in waiting), self._kick)
                 return
             batcher = min(ready, key=lambda entry: entry[1])[2]
             units = batcher.take()
@@ -52,12 +54,8 @@ class Runners:
                 partial(self._finished, batcher, units)
             )
 
-    def close(self) -> None:
-        """Let the threads end; what they run ends first."""
-        self._pool.shutdown(wait=False)
-
     def _finished(self, batcher: Batcher, units: Sequence[Unit], run: asyncio.Future) -> None:
         self._free += 1
         answers, times = run.result()
         batcher.finished(units, answers, times)
-        self.kick()
+        self._kick()
