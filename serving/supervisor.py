@@ -263,9 +263,10 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     def _on_signal(self) -> None:
+        """The first signal stops, the second one does not wait for load balancers."""
         if self._stop.is_set():
             self._hurry.set()
             for worker in self._workers.values():
                 if worker.process.returncode is None:
-                    worker.process.terminate()
+                    worker.process.send_signal(signal.SIGUSR1)
         self._stop.set()

@@ -82,7 +82,9 @@ class _Worker:
         task, settings = self._task, self._settings
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._stop.set)
+        # Not a second SIGTERM: a terminal and systemd send the first to all processes, and the supervisor sends it, too.
+        loop.add_signal_handler(signal.SIGUSR1, self._hurry.set)
         cores = cores_of(task.index, settings.workers)
         if cores is not None:
             os.sched_setaffinity(0, cores)
@@ -139,12 +141,6 @@ class _Worker:
     async def _pause(self, seconds: float) -> None:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), seconds)
-
-    def _on_signal(self) -> None:
-        """The first signal stops, the second one does not wait for load balancers."""
-        if self._stop.is_set():
-            self._hurry.set()
-        self._stop.set()
 
 
 def _described(repository: Repository) -> list[dict[str, Any]]:

@@ -132,6 +132,20 @@ def test_a_changed_bundle_is_loaded_without_a_lost_request(copy):
         assert len(met) > 20 and set(met) == {None}
 
 
+def test_sigterm_to_all_processes_ends_as_sigterm_to_the_server_alone(bundle):
+    """As systemd does it, and a terminal at Ctrl-C; only a second one to the server is in a hurry."""
+    with serving(bundle, "--workers", 2, "--drain-delay", 20) as server:
+        workers = [line["pid"] for line in server.events() if line["event"] == "worker ready"]
+        for pid in (*workers, server.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            labels(server, "tiny")
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 15
+
+
 def test_what_cannot_be_served_is_one_error_of_all_workers(copy):
     (copy / "model.onnx").write_bytes(b"damaged")
     process = start(copy, "--workers", 2)
