@@ -104,7 +104,15 @@ class Supervisor:
         """Keep a worker alive."""
         is_replacement, pause = False, 0.0
         while not self._stop.is_set():
-            worker = await self._spawn(index, sockets, is_replacement)
+            try:
+                worker = await self._spawn(index, sockets, is_replacement)
+            except OSError as error:  # no memory or no process is left, of which the worker before may have died, too
+                if not is_replacement:
+                    raise AxformError(f"a worker cannot be started ({error}); see what this machine allows.") from None
+                pause = _longer(pause)
+                log("worker not started", "error", worker=index, error=str(error), restart_in=round(pause, 2))
+                await self._pause(pause)
+                continue
             self._workers[index] = worker
             if self._stop.is_set():
                 worker.process.terminate()
@@ -122,7 +130,7 @@ class Supervisor:
                 raise AxformError(f"a worker ended with code {code} before it was ready; see the log above.")
             is_replacement = True
             lived = time.monotonic() - worker.started
-            pause = 0.0 if lived > _LONG_ENOUGH else min(_LONGEST_PAUSE, 2 * pause + 0.2)
+            pause = 0.0 if lived > _LONG_ENOUGH else _longer(pause)
             log("worker ended", "warning", worker=index, code=code, failure=worker.failure, restart_in=round(pause, 2))
             await self._pause(pause)
 
@@ -270,3 +278,7 @@ class Supervisor:
                 if worker.process.returncode is None:
                     worker.process.send_signal(signal.SIGUSR1)
         self._stop.set()
+
+
+def _longer(pause: float) -> float:
+    return min(_LONGEST_PAUSE, 2 * pause + 0.2)

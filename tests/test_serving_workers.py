@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import urllib.request
@@ -17,12 +19,15 @@ from typing import Any
 
 import pytest
 from axform.runtime.bundle import Bundle
+from axform.serving.settings import ServeSettings
 from axform.serving.sockets import Sockets
 from bundles import with_its_checksums
 from serving_process import Server, serving, start, with_tokenizer
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("tritonclient.grpc")
+from axform.serving.supervisor import Supervisor, _Process
+
 TEXTS = {"texts": ["a good film", "bad"]}
 
 
@@ -169,3 +174,34 @@ def test_a_system_without_filters_for_users_does_not_disturb_the_end():
             raise PermissionError(errno.EPERM, "Operation not permitted")
 
     Sockets("127.0.0.1", Listener(), Listener()).take_no_more()
+
+
+def test_a_worker_that_cannot_be_started_again_is_tried_again(monkeypatch):
+    class Ended:
+        returncode = 0
+
+        def terminate(self) -> None: ...
+
+        async def wait(self) -> int:
+            return 0
+
+    async def keep() -> list[object]:
+        supervisor = Supervisor(ServeSettings(bundles={}), lambda *_: None)
+        tried: list[object] = []
+
+        async def spawn(index: int, _: object, is_replacement: bool) -> _Process:
+            tried.append(is_replacement)
+            if len(tried) in (2, 3):
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            if len(tried) == 4:
+                supervisor._stop.set()
+            ours, _ = socket.socketpair()
+            worker = _Process(index, Ended(), (await asyncio.open_connection(sock=ours))[1])
+            worker.ready.set()
+            return worker
+
+        monkeypatch.setattr(supervisor, "_spawn", spawn)
+        await asyncio.wait_for(supervisor._keep(0, Sockets("127.0.0.1", socket.socket(), socket.socket())), 30)
+        return tried
+
+    assert asyncio.run(keep()) == [False, True, True, True]
