@@ -47,13 +47,13 @@ class _Process:
     index: int
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
+    heard: int = 0
+    """Commands of `Supervisor` that it need not be told when it is ready."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     models: list[dict[str, str]] = field(default_factory=list)
     failure: str | None = None
     answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     """What it has been asked and has not yet said."""
-    missed: list[tuple[str, str]] = field(default_factory=list)
-    """(command, model) that the others were told while it was starting."""
     started: float = field(default_factory=time.monotonic)
     listening: asyncio.Task[None] | None = None
 
@@ -73,6 +73,8 @@ class Supervisor:
         self._workers: dict[int, _Process] = {}
         self._numbers = itertools.count()
         self._unloaded: set[str] = set()
+        self._told: list[tuple[str, str]] = []
+        """(command, model) that workers were told, since the first."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watcher = Watcher(settings.bundles)
 
@@ -136,6 +138,7 @@ class Supervisor:
 
     async def _spawn(self, index: int, sockets: Sockets, is_replacement: bool) -> _Process:
         ours, theirs = socket.socketpair()
+        heard = len(self._told)
         task = WorkerTask(
             settings=self._settings,
             index=index,
@@ -158,7 +161,7 @@ class Supervisor:
         )
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
-        worker = _Process(index, process, writer)
+        worker = _Process(index, process, writer, heard)
         worker.listening = asyncio.create_task(self._listen(worker, reader))
         return worker
 
@@ -169,7 +172,7 @@ class Supervisor:
                 if message["type"] == "ready":
                     worker.models = message["models"]
                     worker.ready.set()
-                    for command, model in worker.missed:
+                    for command, model in self._told[worker.heard :]:
                         send_line(worker.writer, type="do", id=next(self._numbers), command=command, model=model)
                     log("worker ready", worker=worker.index, pid=worker.process.pid)
                 elif message["type"] == "failed":
@@ -192,6 +195,8 @@ class Supervisor:
             self._unloaded.add(model)
         elif command == "load":
             self._unloaded.discard(model)
+        if command != "counts":
+            self._told.append((command, model))
         number = next(self._numbers)
         asked: list[asyncio.Future[dict[str, Any]]] = []
         workers = [worker for worker in self._workers.values() if worker.process.returncode is None]
@@ -200,8 +205,6 @@ class Supervisor:
                 asked.append(asyncio.get_running_loop().create_future())
                 worker.answers[number] = asked[-1]
                 send_line(worker.writer, type="do", id=number, command=command, model=model)
-            elif command != "counts":
-                worker.missed.append((command, model))
         if asked:
             await asyncio.wait(asked, timeout=_ANSWER_SECONDS.get(command, _LOAD_SECONDS))
         results = [future.result() for future in asked if future.done() and not future.cancelled()]

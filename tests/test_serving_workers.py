@@ -15,10 +15,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from axform.runtime.bundle import Bundle
+from axform.serving.peers import send_line
 from axform.serving.settings import ServeSettings
 from axform.serving.sockets import Sockets
 from bundles import with_its_checksums
@@ -205,3 +207,24 @@ def test_a_worker_that_cannot_be_started_again_is_tried_again(monkeypatch):
         return tried
 
     assert asyncio.run(keep()) == [False, True, True, True]
+
+
+def test_what_is_told_while_a_process_starts_reaches_it(monkeypatch):
+    async def said() -> dict[str, Any]:
+        supervisor = Supervisor(ServeSettings(bundles={"m": "m"}), lambda *_: None)
+        lines: list[socket.socket] = []
+
+        async def create(*_: object, pass_fds: tuple[int, int], **__: object) -> SimpleNamespace:
+            await supervisor._ask_all("unload", "m")
+            lines.append(socket.socket(fileno=os.dup(pass_fds[1])))
+            return SimpleNamespace(pid=1, returncode=None)
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", create)
+        await supervisor._spawn(0, Sockets("127.0.0.1", socket.socket(), socket.socket()), True)
+        reader, writer = await asyncio.open_connection(sock=lines[0])
+        send_line(writer, type="ready", models=[])
+        told: dict[str, Any] = json.loads(await asyncio.wait_for(reader.readline(), 10))
+        return told
+
+    told = asyncio.run(said())
+    assert (told["command"], told["model"]) == ("unload", "m")
