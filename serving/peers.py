@@ -45,6 +45,8 @@ class Peers:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_alone = False
+        """The supervisor has gone."""
 
     @classmethod
     async def connect(cls, line: socket.socket) -> Peers:
@@ -65,6 +67,8 @@ class Peers:
         Raises:
             Refused: the supervisor has gone.
         """
+        if self._is_alone:
+            raise _alone()
         number = next(self._numbers)
         self._asked[number] = asyncio.get_running_loop().create_future()
         self.tell("ask", id=number, command=command, model=model)
@@ -83,10 +87,15 @@ class Peers:
                     asked.set_result(message["results"])
         except (OSError, ValueError):
             pass  # as at the end of the line: there is nobody to say anything to
+        self._is_alone = True
         for asked in self._asked.values():
             if not asked.done():
-                asked.set_exception(Refused(Reason.UNAVAILABLE, "the server is about to stop."))
+                asked.set_exception(_alone())
 
     async def _do(self, obey: Obey, message: dict[str, Any]) -> None:
         result = await obey(message["command"], message["model"])
         self.tell("done", id=message["id"], result=result)
+
+
+def _alone() -> Refused:
+    return Refused(Reason.UNAVAILABLE, "the server is about to stop.")

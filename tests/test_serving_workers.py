@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from axform.runtime.bundle import Bundle
-from axform.serving.peers import send_line
+from axform.serving.peers import Peers, send_line
+from axform.serving.refusals import Refused
 from axform.serving.settings import ServeSettings
 from axform.serving.sockets import Sockets
 from bundles import with_its_checksums
@@ -228,3 +229,19 @@ def test_what_is_told_while_a_process_starts_reaches_it(monkeypatch):
 
     told = asyncio.run(said())
     assert (told["command"], told["model"]) == ("unload", "m")
+
+
+def test_a_worker_whose_supervisor_has_gone_asks_nobody():
+    async def ask() -> None:
+        ours, theirs = socket.socketpair()
+        peers = await Peers.connect(ours)
+        theirs.close()
+
+        async def obey(command: str, model: str) -> dict[str, Any]:
+            return {}
+
+        await peers.listen(obey)
+        await asyncio.wait_for(peers.ask("counts"), 5)
+
+    with pytest.raises(Refused, match="about to stop"):
+        asyncio.run(ask())
