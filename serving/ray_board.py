@@ -45,11 +45,16 @@ class Board:
     def exchange(
         self, worker: int, counts: dict[str, Any], read: int
     ) -> tuple[list[tuple[str, str]], int, list[dict[str, Any]]]:
-        """Leave counts; ((command, model) of others since ``read``, how many there are, counts of the others)."""
+        """Leave counts; ((command, model) of others since ``read``, how many there are, counts of the others).
+
+        Of the commands for a model only the last is told: what came before would undo it, where that was the replica's
+        own, which it did before it heard of the others.
+        """
         now = time.monotonic()
         self._counts[worker] = (now, counts)
         self._counts = {key: value for key, value in self._counts.items() if now - value[0] < _FORGOTTEN}
-        told = [(command, model) for teller, command, model in self._commands[read:] if teller != worker]
+        last = {model: (teller, command) for teller, command, model in self._commands[read:]}
+        told = [(command, model) for model, (teller, command) in last.items() if teller != worker]
         others = [value for key, (_, value) in self._counts.items() if key != worker]
         return told, len(self._commands), others
 

@@ -78,6 +78,25 @@ def test_a_command_reaches_every_replica_once():
         assert replica.told[-1] == (STOP, "")
 
 
+def test_the_last_command_for_a_model_holds_in_every_replica():
+    board = Board()
+    first, second = Replica(board), Replica(board)
+    first.ask("unload", "a")
+    second.ask("load", "a")
+    second.ask("unload", "b")
+    first.ask("unload", "a")
+    first.ask("load", "a")
+    for replica in (first, second):
+        replica.look()
+    assert first.told == [("unload", "a"), ("unload", "a"), ("load", "a"), ("unload", "b")]
+    assert second.told == [("load", "a"), ("unload", "b"), ("load", "a")]
+    second.ask("unload", "a")
+    first.ask("load", "a")
+    for replica in (first, second):
+        replica.look()
+    assert first.told[-1] == second.told[-1] == ("load", "a")
+
+
 def test_counts_are_of_all_replicas_that_are_there(monkeypatch):
     board = Board()
     replicas = [Replica(board) for _ in range(3)]
