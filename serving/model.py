@@ -100,7 +100,7 @@ class ServedModel:
         """The probability of each label, (texts, labels) float32; for a regression the values, (texts, 1).
 
         Raises:
-            Refused: this bundle has no tokenizer, the queue is full, or it is late.
+            Refused: this bundle has no tokenizer, the queue is full, it is late, or the model answers NaN or infinity.
         """
         if self._tokenization is None:
             raise Refused(Reason.NOT_OFFERED, f"model {self.name} has no tokenizer here; send tensors.")
@@ -112,6 +112,10 @@ class ServedModel:
         ]
         first = self._outputs[0]
         logits = np.concatenate([outputs[first] for outputs in await self._submit(units)])
+        if not np.isfinite(logits).all():
+            raise Refused(
+                Reason.FAILED, f"output {first} is not finite; send tensors and ask for binary_data to see it."
+            )
         return probabilities(logits, self.labels)
 
     def metadata(self) -> dict[str, Any]:

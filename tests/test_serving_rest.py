@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -144,6 +145,24 @@ def test_texts_are_answered_as_the_client_answers_them(server, bundle):
         assert prediction["scores"][expected.label] == prediction["score"]
 
 
+def test_an_answer_that_is_no_number_is_an_error_in_json(bundle, tmp_path):
+    import onnx
+
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    proto = onnx.load(copy / "model.onnx")
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith("classifier.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(bias.dims, np.nan, np.float32), bias.name))
+    onnx.save(proto, copy / "model.onnx")
+    with_its_checksums(copy)
+    with serving(copy) as running:
+        for path, body in (
+            ("v1/models/copy/classify", {"texts": ["a"]}),
+            ("v2/models/copy/infer", as_json(inputs_of([4]))),
+        ):
+            status, answer, _ = ask(running, f"/{path}", body)
+            assert status == 500 and "binary_data" in answer["error"]
+
+
 def test_it_counts(client, server):
     before = client.get_inference_statistics("other")["model_stats"][0]
     client.infer("other", tensors(inputs_of([4, 4])))
@@ -180,8 +199,6 @@ def test_models_are_unloaded_and_loaded_again(client):
 
 
 def test_a_bundle_that_broke_leaves_the_old_one_in_place(bundle, tmp_path):
-    import shutil
-
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     with serving(copy) as running, httpclient.InferenceServerClient(running.http) as client:
         good = (copy / "model.onnx").read_bytes()
