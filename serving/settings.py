@@ -22,6 +22,13 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NEEDED = ("starlette", "uvicorn", "httptools", "grpc", "tritonclient", "prometheus_client")
 _MOST_WORKERS = 256
 _LARGEST_PORT = 65535
+_LARGEST_BATCH = 2**16
+_LONGEST_DELAY = 60_000.0
+"""Milliseconds."""
+_DAY = 86_400.0
+"""Seconds."""
+_LARGEST_BODY = 2_000.0
+"""Megabytes; gRPC counts bytes in 31 bits."""
 
 
 class ServeSettings(BaseModel):
@@ -70,6 +77,8 @@ class ServeSettings(BaseModel):
             raise AxformError(
                 f"--workers {self.workers}: give at most {_MOST_WORKERS}; this machine has {usable_cores()} cores."
             )
+        if self.max_batch > _LARGEST_BATCH:
+            raise AxformError(f"--max-batch {self.max_batch}: give at most {_LARGEST_BATCH}.")
         if self.max_queue < self.max_batch:
             raise AxformError(f"--max-queue {self.max_queue}: give at least --max-batch, {self.max_batch}.")
         for flag, port in (("--port", self.port), ("--grpc-port", self.grpc_port)):
@@ -77,14 +86,14 @@ class ServeSettings(BaseModel):
                 raise AxformError(f"{flag} {port}: give a port from 1 to {_LARGEST_PORT}, or 0 for any that is free.")
         if self.port and self.port == self.grpc_port:
             raise AxformError(f"--port and --grpc-port are both {self.port}; give two.")
-        for flag, seconds, least in (
-            ("--max-delay-ms", self.max_delay_ms, 0.0),
-            ("--drain-delay", self.drain_delay, 0.0),
-            ("--read-timeout", self.read_timeout, 0.1),
-            ("--max-body-mb", self.max_body_mb, 0.001),
+        for flag, number, least, most in (
+            ("--max-delay-ms", self.max_delay_ms, 0.0, _LONGEST_DELAY),
+            ("--drain-delay", self.drain_delay, 0.0, _DAY),
+            ("--read-timeout", self.read_timeout, 0.1, _DAY),
+            ("--max-body-mb", self.max_body_mb, 0.001, _LARGEST_BODY),
         ):
-            if not math.isfinite(seconds) or seconds < least:
-                raise AxformError(f"{flag} {seconds:g}: give a number from {least:g} on.")
+            if not (math.isfinite(number) and least <= number <= most):
+                raise AxformError(f"{flag} {number:g}: give a number from {least:g} to {most:g}.")
 
 
 DEFAULTS = ServeSettings(bundles={})

@@ -311,6 +311,12 @@ def test_sigterm_loses_nothing_that_was_accepted(bundle):
         (["--threads", "0", "{}"], "threads 0"),
         (["--workers", "0", "{}"], "--workers 0"),
         (["--max-delay-ms", "nan", "{}"], "--max-delay-ms nan"),
+        (["--max-body-mb", "3000", "{}"], "--max-body-mb 3000: give a number from 0.001 to 2000"),
+        (["--read-timeout", "1e8", "{}"], "--read-timeout 1e+08: give a number from 0.1 to 86400"),
+        (
+            ["--max-batch", "3000000000", "--max-queue", "3000000000", "{}"],
+            "--max-batch 3000000000: give at most 65536",
+        ),
         (["--host", "no.such.host.invalid", "{}"], "--host no.such.host.invalid"),
         (["a b={}"], "cannot be a model's name"),
         (["x={}", "x={}"], "there is a model x already"),
