@@ -56,8 +56,8 @@ def _timed(name: str, recorded: Recorded) -> list[str]:
     if bench is None:
         return [_command("axform", "bench", name)]
     layers = recorded.layers
-    batches = _listed({shape.batch for shape in bench.shapes}, layers and layers.batch)
-    sequences = _listed({shape.sequence for shape in bench.shapes}, layers and layers.sequence)
+    batches = _listed({shape.batch for shape in bench.shapes}, None if layers is None else layers.batch)
+    sequences = _listed({shape.sequence for shape in bench.shapes}, None if layers is None else layers.sequence)
     return [
         _command(
             "axform", "bench", name,

@@ -129,15 +129,23 @@ def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
 
 
 def test_what_costs_a_file_nothing_stays_where_a_fine_tuning_follows(tmp_path):
-    """Behind the last attention a file computes one token; the paper's loop takes what it can get."""
+    """Behind the last attention a file computes one token, and no more without any; the paper's loop takes all it can get."""
     factors = {f"layer.{layer}.{block}": 1.0 for layer in (0, 1) for block in ("attn", "ffn")}
     _, removed, _ = run(tmp_path, factors)
     assert set(removed) == set(factors)
-    for focus, kept in (("speed", {"layer.1.ffn"}), ("size", set())):
+    for focus, kept in (("speed", {"layer.0.ffn", "layer.1.ffn"}), ("size", set())):
         _, removed, _ = run(tmp_path, factors, focus, thresholds=Thresholds(slack=0.25), name=f"{focus}.jsonl")
         assert set(removed) == set(factors) - kept
     tried = [json.loads(line)["element"] for line in (tmp_path / "speed.jsonl").read_text().splitlines()[1:]]
-    assert not [element for element in tried if element.startswith("layer.1.ffn")]
+    assert not [element for element in tried if "ffn" in element]
+    factors["layer.0.attn"] = (
+        1.4  # so that layer 0 computes keys and values of all tokens, and still one token behind them
+    )
+    _, removed, _ = run(tmp_path, factors, thresholds=Thresholds(slack=0.25), name="last.jsonl")
+    assert set(removed) == {"layer.1.attn"}
+    factors |= {"layer.0.attn": 1.0, "layer.1.attn": 1.4}
+    _, removed, _ = run(tmp_path, factors, thresholds=Thresholds(slack=0.25), name="first.jsonl")
+    assert set(removed) == {"layer.0.attn", "layer.0.ffn"}
 
 
 def test_sign_matching_needs_a_trial_of_its_own(tmp_path):
