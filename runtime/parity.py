@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -172,11 +173,12 @@ def numeric_parity(session: Any, data: CheckData, precision: Precision = DEFAULT
 
 def _tolerance(allowed: Tolerance, data: CheckData, output: str) -> float:
     """Of an output, as a number."""
-    if not allowed.relative:
-        return allowed.absolute
     outputs = [reference.outputs[output] for reference in data.references]
     rows = np.concatenate([each.reshape(-1, each.shape[-1]) for each in outputs])  # of hidden states each token is one
-    return allowed.absolute + allowed.relative * float(rows.std(axis=0).mean())
+    largest = float(np.abs(rows).max())
+    if not math.isfinite(largest):
+        return allowed.absolute
+    return max(allowed.absolute + allowed.relative * float(rows.std(axis=0).mean()), allowed.of_largest * largest)
 
 
 def _errors(name: str, output: np.ndarray, expected: np.ndarray) -> np.ndarray:

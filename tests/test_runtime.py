@@ -271,6 +271,22 @@ def test_hidden_states_are_compared_in_every_precision():
         assert numeric.passed == (precision == "int8")
 
 
+@pytest.mark.parametrize(
+    ("size", "error", "passes"), [(1.0, 9e-5, True), (1.0, 2e-4, False), (2e4, 0.1, True), (2e4, 0.3, False)]
+)
+def test_a_regression_may_answer_in_thousands(size, error, passes):
+    """float32 has seven digits, whatever the numbers are."""
+    split = EncodedSplit({"input_ids": [np.arange(3)] * 2}, np.zeros(2, np.float32), {"input_ids": 0})
+    answers = size * np.array([[0.5], [-1.0]])
+
+    class Session:
+        def run(self, *_: object) -> list[np.ndarray]:
+            return [answers + error]
+
+    references = [ReferenceBatch(np.arange(2), {"logits": answers})]
+    assert numeric_parity(Session(), CheckData(split, references)).passed == passes
+
+
 # Options
 
 
