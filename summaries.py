@@ -153,10 +153,12 @@ def _unless_recorded(report: Report) -> str:
 
 
 def _numbers(what: str, numeric: NumericParity) -> tuple[str, str, str, Text]:
-    changed = "no answer" if not numeric.changed else f"{numeric.changed:.1%} of the answers"
+    changed = ""
+    if numeric.changed is not None:
+        changed = f"; {f'{numeric.changed:.1%} of the answers' if numeric.changed else 'no answer'} changed"
     return (
         f"numbers: {what} against PyTorch with the plan applied, {numeric.samples} samples in {numeric.batches} padded "
-        f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}; {changed} changed",
+        f"batches; worst: row {numeric.worst_sample}, {numeric.worst_output}{changed}",
         f"{numeric.max_abs_error:.1e}",
         f"{numeric.tolerance:.1e}",
         _result(numeric.passed),

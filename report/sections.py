@@ -88,12 +88,13 @@ def proof_section(name: str, check: ParityReport | None) -> Section:
 
 
 def _numbers(what: str, numeric: NumericParity) -> tuple[str, ...]:
+    changed = "none" if not numeric.changed else f"{100 * numeric.changed:.1f} %"
     return (
         what,
         f"{numeric.max_abs_error:.1e}",
         f"{numeric.tolerance:.1e}",
         f"{count(numeric.samples)} in {count(numeric.batches)} batches",
-        "none" if not numeric.changed else f"{100 * numeric.changed:.1f} %",
+        "-" if numeric.changed is None else changed,
         f"row {numeric.worst_sample}, {numeric.worst_output}",
         _result(numeric.passed),
     )

@@ -33,8 +33,8 @@ class NumericParity(Measured):
     worst_output: str
     tolerance: float
     """Of that output, in the precision that the file was exported in."""
-    changed: float = 0.0
-    """Share of the samples whose largest output is another one."""
+    changed: float | None = 0.0
+    """Share of the samples whose largest output is another one; None = there is one output, as in a regression."""
 
     @property
     def passed(self) -> bool:
@@ -147,7 +147,7 @@ def numeric_parity(session: Any, data: CheckData, precision: Precision = DEFAULT
     """
     tolerances = {name: _tolerance(TOLERANCES[precision], data, name) for name in data.references[0].outputs}
     worst: tuple[float, float, int, str] | None = None
-    changed = 0
+    changed, choices = 0, 0
     for reference in data.references:
         names = list(reference.outputs)
         outputs = run_session(session, names, data.split.batch(reference.indices))
@@ -156,6 +156,7 @@ def numeric_parity(session: Any, data: CheckData, precision: Precision = DEFAULT
             found = (float(errors.max()), tolerances[name], int(reference.indices[errors.argmax()]), name)
             if worst is None or found[0] * worst[1] > worst[0] * found[1]:
                 worst = found
+        choices = outputs[0].shape[-1]
         changed += int((outputs[0].argmax(-1) != reference.outputs[names[0]].argmax(-1)).sum())
     assert worst is not None
     error, tolerance, sample, name = worst
@@ -167,7 +168,7 @@ def numeric_parity(session: Any, data: CheckData, precision: Precision = DEFAULT
         worst_sample=sample,
         worst_output=name,
         tolerance=tolerance,
-        changed=changed / samples,
+        changed=changed / samples if choices > 1 else None,
     )
 
 

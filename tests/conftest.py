@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sentiment: Path) -> tuple
     from support import save_pretrained_only
 
     folder = tmp_path_factory.mktemp("finished")
-    model = save_pretrained_only(folder / "pretrained", layers=2)
+    model = save_pretrained_only(folder / "pretrained", layers=3)
     options = OptimizeOptions(
         model=str(model),
         task="text-classification",
