@@ -171,8 +171,8 @@ def run_copy(finished, tmp_path):
     [
         (lambda plan: "{ not json", "plan.json: damaged (not readable as JSON"),
         (
-            lambda plan: json.dumps(plan | {"parts": [{"target": "layer.2.ffn", "action": "remove"}]}),
-            "there is no layer.2.ffn: the model has 2 layers, counted from 0",
+            lambda plan: json.dumps(plan | {"parts": [{"target": "layer.3.ffn", "action": "remove"}]}),
+            "there is no layer.3.ffn: the model has 3 layers, counted from 0",
         ),
         (
             lambda plan: json.dumps(plan | {"model": plan["model"] | {"fingerprint": "0" * 64}}),

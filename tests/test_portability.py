@@ -22,14 +22,14 @@ for module, names in (
 """
 
 
-def test_the_cli_and_the_runtime_need_nothing_of_posix(tiny_bundle):
+def test_the_cli_and_the_runtime_need_nothing_of_posix(bundle_copy):
     script = f"""{WITHOUT_POSIX}
 import axform.cli, axform.console, axform.pytest_plugin, axform.runtime, axform.plots
 from axform import custom_ops
 from axform.core.cores import usable_cores
 from axform.runtime.latency import machine_name
 assert usable_cores() >= 1 and machine_name()
-sys.argv = ["axform", "check", {str(tiny_bundle)!r}]
+sys.argv = ["axform", "check", {str(bundle_copy)!r}]
 axform.cli.main()
 """
     outcome = subprocess.run(
