@@ -57,8 +57,8 @@ class Recipe:
 RECIPES = {
     "sst2": Recipe(
         baseline_epochs=2,
-        final_epochs=4,
-        speed_epochs=5,
+        final_epochs=6,
+        speed_epochs=8,
         rounds=3,
         size_epochs=3,
         accuracy_rounds=1,
