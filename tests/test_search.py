@@ -138,9 +138,7 @@ def test_what_costs_a_file_nothing_stays_where_a_fine_tuning_follows(tmp_path):
         assert set(removed) == set(factors) - kept
     tried = [json.loads(line)["element"] for line in (tmp_path / "speed.jsonl").read_text().splitlines()[1:]]
     assert not [element for element in tried if "ffn" in element]
-    factors["layer.0.attn"] = (
-        1.4  # so that layer 0 computes keys and values of all tokens, and still one token behind them
-    )
+    factors["layer.0.attn"] = 1.4  # it stays, and layer 0 still computes one token behind it
     _, removed, _ = run(tmp_path, factors, thresholds=Thresholds(slack=0.25), name="last.jsonl")
     assert set(removed) == {"layer.1.attn"}
     factors |= {"layer.0.attn": 1.0, "layer.1.attn": 1.4}

@@ -108,8 +108,9 @@ class _Search:
         if self._options.focus != "speed" or not self._options.thresholds.slack:
             return True
         plan, sequence, place = self._trials.plan, self._options.sequence, element.block == "ffn"
-        whole = block_flops(list(layer_widths(plan))[element.layer], sequence)[place]
-        return layer_flops(plan, sequence)[element.layer][place] >= _WORTH * whole
+        on_all_tokens = block_flops(list(layer_widths(plan))[element.layer], sequence)
+        in_a_file = layer_flops(plan, sequence)[element.layer]
+        return in_a_file[place] >= _WORTH * on_all_tokens[place]
 
     def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
         record = self._trials.run(element, "prune", candidate)

@@ -69,6 +69,7 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
         patience: seconds without any answer after which the rest counts as failed.
     """
     answers, began = Answers(), time.perf_counter()
+    end = began + seconds
     with selectors.DefaultSelector() as selector:
 
         def connect(seed: int) -> None:
@@ -88,22 +89,22 @@ def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: flo
                 answers.failed += len(selector.get_map())
                 break
             for key, _ in ready:
-                client, now = key.data, time.perf_counter
+                client = key.data
                 try:
                     status = client.hear()
                 except OSError:
                     leave(client)
                     answers.failed += 1
-                    if now() - began < seconds:
+                    if time.perf_counter() < end:
                         connect(answers.failed)
                     continue
                 if status is None:
                     continue
                 if status == 200:
-                    answers.times.append(now() - client.started)
+                    answers.times.append(time.perf_counter() - client.started)
                 else:
                     answers.failed += 1
-                if now() - began < seconds:
+                if time.perf_counter() < end:
                     client.ask(requests)
                 else:
                     leave(client)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from axform.console import run_app
+from http_clients import post
 
 from serving import texts as mixed_texts
 
@@ -65,7 +66,7 @@ class Connection:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(post(path, body))
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = re.search(r"content-length: (\d+)", head)
         await reader.readexactly(int(length[1]) if length else 0)
@@ -87,7 +88,7 @@ async def client(port: int, texts: list[str], end: float, seed: int, counts: Cou
         if kind == "leaves":
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             body = json.dumps({"texts": generator.choices(texts, k=8)}).encode()
-            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            writer.write(post(PATH, body))
             await asyncio.sleep(generator.random() / 100)
             writer.close()
             counts["left"] += 1
