@@ -57,6 +57,11 @@ class _Process:
     started: float = field(default_factory=time.monotonic)
     listening: asyncio.Task[None] | None = None
 
+    def send(self, number: signal.Signals) -> None:
+        """As asyncio's own would, which first waits for a process that has ended, and then asyncio misses how it did."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
 
 class Supervisor:
     """Runs a server until it is told to stop.
@@ -117,7 +122,7 @@ class Supervisor:
                 continue
             self._workers[index] = worker
             if self._stop.is_set():
-                worker.process.terminate()
+                worker.send(signal.SIGTERM)
             code = await worker.process.wait()
             worker.writer.close()
             if worker.listening is not None:
@@ -246,7 +251,7 @@ class Supervisor:
         """Exit codes."""
         running = [worker for worker in self._workers.values() if worker.process.returncode is None]
         for worker in running:
-            worker.process.terminate()
+            worker.send(signal.SIGTERM)
         if running:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self._settings.drain_delay)
@@ -259,7 +264,7 @@ class Supervisor:
                 code = await asyncio.wait_for(worker.process.wait(), longest)
             except asyncio.TimeoutError:
                 log("worker killed", "error", worker=worker.index)
-                worker.process.kill()
+                worker.send(signal.SIGKILL)
                 code = await worker.process.wait()
             codes.append(code if worker.ready.is_set() else 0)  # while it starts, a signal may end it at once
         return codes
@@ -279,7 +284,7 @@ class Supervisor:
             self._hurry.set()
             for worker in self._workers.values():
                 if worker.process.returncode is None:
-                    worker.process.send_signal(signal.SIGUSR1)
+                    worker.send(signal.SIGUSR1)
         self._stop.set()
 
 

@@ -163,6 +163,23 @@ def test_what_cannot_be_served_is_one_error_of_all_workers(copy):
     assert "model.onnx" in err.splitlines()[-1]
 
 
+def test_a_signal_to_a_worker_that_ends_by_itself_leaves_its_exit_code():
+    async def codes() -> list[int]:
+        found = []
+        for _ in range(20):
+            process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+            worker = _Process(0, process, SimpleNamespace())
+            ended = asyncio.create_task(process.wait())
+            while not ended.done():
+                worker.send(signal.SIGCONT)
+                await asyncio.sleep(0)
+            worker.send(signal.SIGCONT)
+            found.append(await ended)
+        return found
+
+    assert asyncio.run(codes()) == [3] * 20
+
+
 def test_workers_end_with_their_supervisor(bundle):
     with serving(bundle, "--workers", 2) as server:
         workers = [line["pid"] for line in server.events() if line["event"] == "worker ready"]
@@ -181,9 +198,7 @@ def test_a_system_without_filters_for_users_does_not_disturb_the_end():
 
 def test_a_worker_that_cannot_be_started_again_is_tried_again(monkeypatch):
     class Ended:
-        returncode = 0
-
-        def terminate(self) -> None: ...
+        pid, returncode = 1 << 30, 0  # no system gives that number
 
         async def wait(self) -> int:
             return 0
