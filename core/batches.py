@@ -23,6 +23,8 @@ class EncodedSplit:
     """(samples,), int64 class ids or float32 targets."""
     pad_values: Mapping[str, int]
     """Input name -> the value of padded positions."""
+    groups: np.ndarray | None = None
+    """(samples,), int64, equal for samples that are related and so answered alike; None = no two are."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,6 +54,8 @@ class EncodedSplit:
         }
         for name, samples in self.features.items():
             arrays[f"features/{name}"] = np.concatenate(list(samples)).astype(np.int32)
+        if self.groups is not None:
+            arrays["groups"] = self.groups
         return arrays
 
     @classmethod
@@ -77,16 +81,21 @@ class EncodedSplit:
             raise ValueError("features and the values of padding do not fit together")
         if not all(isinstance(value, int) for value in pad_values.values()):
             raise ValueError("the values of padding are not whole numbers")
+        groups = arrays.get("groups")
+        if groups is not None and (not _is_list(groups, "iu") or len(groups) != len(labels)):
+            raise ValueError(f"groups are not one number for each of {len(labels)} samples")
         ends = np.cumsum(lengths)[:-1]
         features = {name: np.split(value.astype(np.int64), ends) for name, value in tokens.items()}
-        return cls(features, labels, pad_values)
+        return cls(features, labels, pad_values, groups)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> EncodedSplit:
         """The samples at ``indices``, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
         return EncodedSplit(
             {name: [samples[i] for i in indices] for name, samples in self.features.items()},
-            self.labels[np.asarray(indices, dtype=np.int64)],
+            self.labels[chosen],
             self.pad_values,
+            None if self.groups is None else self.groups[chosen],
         )
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:

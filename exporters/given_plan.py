@@ -11,7 +11,7 @@ from ..core.precision import DEFAULT_PRECISION, Precision
 from ..core.progress import Progress
 from ..errors import AxformError
 from ..runtime.bundle import Bundle
-from ..toolchain.data import encode, settle_task_data
+from ..toolchain.data import encode_judging, settle_task_data
 from ..toolchain.models import load_for_task
 from ..toolchain.options import DEFAULTS, OptimizeOptions, checked_options
 from .export import export_source
@@ -96,7 +96,7 @@ def _read(options: OptimizeOptions, plan: ApproximationPlan, plan_path: Path, pr
     identity = loaded.identity()
     _check_for_model(plan.model, plan_path, identity, options.model)
     length = loaded.max_length(options.max_length or data.task.max_length)
-    encoded = partial(encode, data.task, tokenizer=loaded.tokenizer, inputs=loaded.inputs, max_length=length)
+    encoded = partial(encode_judging, data.task, tokenizer=loaded.tokenizer, inputs=loaded.inputs, max_length=length)
     promise = Promise(
         plan=plan.for_model(identity),
         family=loaded.family,

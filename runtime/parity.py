@@ -127,7 +127,7 @@ def _task_parity(
 
     metric = bundle.manifest.metric
     before, after = (run_split(session, data.split, batch_size, advance) for session in sessions)
-    change = paired_change(metric, before, after, data.split.labels)
+    change = paired_change(metric, before, after, data.split.labels, data.split.groups)
     return TaskParity(
         metric=metric,
         samples=len(data.split),

@@ -16,15 +16,17 @@ from ..errors import AxformError, listed
 from .data_files import Rows, frame_of, has_split, read_split
 from .labels import UNLABELLED, Classes, targets
 from .options import OptimizeOptions
-from .related import draw_together, related_rows
+from .related import draw_together, effective_rows, related_rows, small_groups
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TaskData", "encode", "load_task_data", "settle_task_data"]
+__all__ = ["TaskData", "encode", "encode_judging", "load_task_data", "settle_task_data"]
 
 _HELD_BACK_SHARE, _LARGEST_SHARE, _HELD_BACK_ROWS = 0.15, 0.3, 3000
-"""Part of train held back (AxFormer v1: 15 %); of a small task up to 30 %: 3,000 rows tell apart 1 %, 1,000 only 2 %."""
+"""Part of train held back (AxFormer v1: 15 %); of a small task up to 30 %: 3,000 rows tell apart 1 %, 1,000 only 2 %.
+
+Of related rows as many as they tell: the 67,349 phrases of SST-2 are a small task of 7,400."""
 _SMALLEST_TRAIN = 20
 """Rows; of fewer the held-back ones would be too few to judge anything."""
 
@@ -109,8 +111,9 @@ def load_task_data(
 
 def _held_back(rows: pd.DataFrame, text_columns: Sequence[str]) -> list[pd.DataFrame]:
     """Of rows in random order those that judge trials, those that judge rounds, and the others; related rows together."""
-    held_back = round(max(_HELD_BACK_SHARE * len(rows), min(_LARGEST_SHARE * len(rows), _HELD_BACK_ROWS)))
     groups = related_rows(rows[[*text_columns]].itertuples(index=False))
+    share = max(_HELD_BACK_SHARE, min(_LARGEST_SHARE, _HELD_BACK_ROWS / effective_rows(groups)))
+    held_back = round(share * len(rows))
     counts = [held_back // 2, held_back - held_back // 2]
     return [rows.iloc[part] for part in draw_together(groups, counts)]
 
@@ -238,3 +241,12 @@ def encode(task: Task, frame: pd.DataFrame, tokenizer: Any, inputs: Sequence[str
         frame[task.label_column].to_numpy(copy=True),
         pad_values,
     )
+
+
+def encode_judging(
+    task: Task, frame: pd.DataFrame, tokenizer: Any, inputs: Sequence[str], max_length: int
+) -> EncodedSplit:
+    """`encode` rows that a metric is measured on, whose interval has to know which of them are related."""
+    split = encode(task, frame, tokenizer, inputs, max_length)
+    groups = related_rows(frame[[*task.text_columns]].itertuples(index=False))
+    return replace(split, groups=small_groups(groups, len(frame)))

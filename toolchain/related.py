@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-__all__ = ["draw_together", "related_rows"]
+__all__ = ["draw_together", "effective_rows", "related_rows", "small_groups"]
 
 _WORD = re.compile(r"\w+")
 _FEWEST_WORDS = 3
@@ -45,8 +45,7 @@ def related_rows(rows: Iterable[Sequence[str]]) -> np.ndarray:
 def draw_together(groups: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
     """Give whole groups to one part after the other, of about that many rows each, in the order of the rows they belong to.
 
-    A part ends with the group that reaches its count. A group so large that it would outgrow its part by a quarter goes
-    row by row: data that says the same everywhere can still be split.
+    A part ends with the group that reaches its count.
 
     Args:
         groups: from `related_rows` of rows in random order.
@@ -55,8 +54,7 @@ def draw_together(groups: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]
     Returns:
         For each count the row numbers, ascending, then those of the rows that are left.
     """
-    is_large = np.bincount(groups)[groups] > max(1, min(counts) // 4)
-    groups = np.where(is_large, np.arange(len(groups)), groups)
+    groups = small_groups(groups, min(counts))
     together = np.argsort(groups, kind="stable")
     ends_of_groups = np.flatnonzero(np.diff(groups[together], append=len(groups))) + 1
     ends, taken = [], 0
@@ -64,6 +62,20 @@ def draw_together(groups: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]
         taken = int(ends_of_groups[np.searchsorted(ends_of_groups, taken + count)])
         ends.append(taken)
     return [np.sort(part) for part in np.split(together, ends)]
+
+
+def small_groups(groups: np.ndarray, rows: int) -> np.ndarray:
+    """The groups where so many rows are asked for: one of more than a quarter of them goes row by row.
+
+    Data that says the same everywhere can still be split, and its rows counted.
+    """
+    is_large = np.bincount(groups)[groups] > max(1, rows // 4)
+    return np.where(is_large, np.arange(len(groups)), groups)
+
+
+def effective_rows(groups: np.ndarray) -> float:
+    """How many unrelated rows tell as much, where related ones are answered alike (Kish, Survey Sampling, 1965)."""
+    return float(len(groups) ** 2 / (np.bincount(groups).astype(float) ** 2).sum())
 
 
 def _words(text: str) -> str:

@@ -228,8 +228,10 @@ class Rounds:
 
     def _change(self, answers: np.ndarray, confidence: float) -> Change:
         """Of the metric on the acceptance split, from the baseline's answers to these."""
-        labels = self._context.splits.acceptance.labels
-        return paired_change(self._context.task.metric, self._answers, answers, labels, confidence)
+        rows = self._context.splits.acceptance
+        return paired_change(
+            self._context.task.metric, self._answers, answers, rows.labels, rows.groups, confidence=confidence
+        )
 
     def _is_accepted(self, answers: np.ndarray, final: Measurement) -> bool:
         """Whether the bound is kept on the rows that no trial saw, and on average by them and those that trials saw.

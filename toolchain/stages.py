@@ -19,7 +19,7 @@ from ..errors import AxformError
 from ..files import write_folder
 from ..seals import damage, seal
 from .context import RunContext, Splits, save_model
-from .data import TaskData, encode
+from .data import TaskData, encode, encode_judging
 from .lengths import as_long_as
 from .models import LoadedModel, fingerprint
 from .options import FineTuneOptions, OptimizeOptions
@@ -50,9 +50,10 @@ class Stages:
         options = origin.options
         progress.stage("tokenizing")
         length = loaded.max_length(options.max_length or data.task.max_length)
-        train, selection, acceptance, report = (
-            encode(data.task, frame, loaded.tokenizer, loaded.inputs, length)
-            for frame in (data.train, data.selection, data.acceptance, data.report)
+        how = loaded.tokenizer, loaded.inputs, length
+        train = encode(data.task, data.train, *how)
+        selection, acceptance, report = (
+            encode_judging(data.task, frame, *how) for frame in (data.selection, data.acceptance, data.report)
         )
         selection, acceptance = (
             self._like_reported(split, report, options.seed, progress, "judge") for split in (selection, acceptance)
@@ -168,7 +169,7 @@ class Stages:
                 baseline=nothing.read_record().final,
                 final=record.final,
                 acceptance=record.change,
-                report=paired_change(context.task.metric, before, after, splits.report.labels),
+                report=paired_change(context.task.metric, before, after, splits.report.labels, splits.report.groups),
                 trials=sum(one.trials for one in made),
                 search_seconds=sum(one.search_seconds for one in made),
                 rounds=rounds,

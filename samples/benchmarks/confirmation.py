@@ -99,7 +99,7 @@ class Bound:
         """Whether the lower end of the change's interval does."""
         if not self.keeps(before, after, labels):
             return False  # the end lies below the estimate, and a bootstrap takes time
-        change = paired_change(self.metric, before, after, labels, self.confidence)
+        change = paired_change(self.metric, before, after, labels, confidence=self.confidence)
         return keeps_bound(change, self.max_drop, self.focus, to_the_end=True)
 
 

@@ -52,17 +52,21 @@ class Recipe:
     """Fine-tunings that teach; one where the mean of several knows no more than the first."""
     starts_from: str | None = None
     """Another task, whose fine-tuned baseline learns this one; None = MiniLM."""
+    confidence: float | None = None
+    """Of the speed focus: where rows that just keep the bound are as likely lucky, the interval's end has to keep it."""
 
 
 RECIPES = {
     "sst2": Recipe(
         baseline_epochs=2,
         final_epochs=6,
-        speed_epochs=8,
+        speed_epochs=6,
         rounds=3,
         size_epochs=3,
         accuracy_rounds=1,
         batch_size=64,
+        teachers=3,
+        confidence=0.6,
     ),
     "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=4, size_epochs=3, accuracy_rounds=1),
     "mrpc": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=2, size_epochs=5, teachers=1),
@@ -70,13 +74,14 @@ RECIPES = {
     "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=2, size_epochs=4),
     "rte": Recipe(
         baseline_epochs=4,
-        final_epochs=4,
-        speed_epochs=10,
-        rounds=2,
+        final_epochs=8,
+        speed_epochs=12,
+        rounds=3,
         size_epochs=5,
         teachers=1,
         learning_rate=5e-5,
         starts_from="qnli",
+        confidence=0.6,
     ),
 }
 """The longest first, which keeps both workers busy to the end, and after another what starts from it."""
@@ -121,6 +126,8 @@ class Work:
             numbers["--baseline-epochs"] = recipe.baseline_epochs
             model = "minilm" if recipe.starts_from is None else str(self._finished(recipe.starts_from, focus).baseline)
         else:
+            if recipe.confidence is not None:
+                numbers["--confidence"] = recipe.confidence
             model = str(self._finished(task, FOCUSES[FOCUSES.index(focus) - 1]).path)
         options = [word for name, value in numbers.items() for word in (name, str(value))]
         words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]

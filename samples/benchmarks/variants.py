@@ -121,7 +121,7 @@ def rows_of(folder: Path, task: str, seconds: float) -> list[Row]:
         times = {shape: timed(list(sessions.values()), shape, data, seconds) for shape in SHAPES}
         rows = []
         for number, (variant, file) in enumerate(files.items()):
-            change = paired_change(metric, answers[UNOPTIMIZED], answers[variant], data.split.labels)
+            change = paired_change(metric, answers[UNOPTIMIZED], answers[variant], data.split.labels, data.split.groups)
             ratios = {}
             for (batch, sequence), measured in times.items():
                 before, after = measured[0], measured[number]
