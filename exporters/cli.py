@@ -56,6 +56,14 @@ def export_command(
             help=f"Of ONNX's operators, {OLDEST_OPSET} to {OPSET}: an older one for runtimes that know no newer."
         ),
     ] = OPSET,
+    inline: Annotated[
+        bool,
+        typer.Option(
+            "--inline",
+            help="Write operators of ai.axform (sign-matching and hard attention, weights in 5 to 7 bits) out in ONNX's own, "
+            "for readers that know no functions, such as OpenVINO. The op library cannot make them faster then.",
+        ),
+    ] = False,
     step: Annotated[
         int | None,
         typer.Option(help="Round to export, as `axform pareto` numbers them; default the last that kept the bound."),
@@ -122,6 +130,7 @@ def export_command(
                 heads=heads,
                 precision=precision,
                 opset=opset,
+                inline=inline,
                 step=step,
                 overwrite=overwrite,
                 progress=progress,
@@ -136,6 +145,7 @@ def export_command(
                 heads=heads,
                 precision=precision,
                 opset=opset,
+                inline=inline,
                 overwrite=overwrite,
                 progress=progress,
                 **given,

@@ -57,6 +57,7 @@ def export(
     heads: HeadMode = DEFAULT_HEADS,
     precision: Precision = DEFAULT_PRECISION,
     opset: int = OPSET,
+    inline: bool = False,
     step: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -69,6 +70,7 @@ def export(
         precision: of model.onnx. What int8 would cost too much on the rows that judged trials stays float; fp16 and bf16
             are for CUDA.
         opset: of ONNX's operators, for runtimes that know no newer one; both files are written in it.
+        inline: write operators of ai.axform out in ONNX's own, for readers that know no functions.
         step: the round to export; None = the one that counts.
         external_data_above: bytes of weights from which on they are stored beside the ONNX file.
 
@@ -90,6 +92,7 @@ def export(
         heads=heads,
         precision=precision,
         opset=opset,
+        inline=inline,
         overwrite=overwrite,
         progress=progress,
         external_data_above=external_data_above,
@@ -104,6 +107,7 @@ def export_source(
     heads: HeadMode,
     precision: Precision,
     opset: int,
+    inline: bool,
     overwrite: bool,
     progress: Progress,
     external_data_above: int,
@@ -133,8 +137,10 @@ def export_source(
                 progress.stage("choosing what may be int8")
                 keep_float = _stays_float(graph, folder / BASELINE, promise, progress)
             subject = replace(subject, keep_float=tuple(keep_float), opset=opset)
-            asked = run_passes(graph, asked_passes(precision, opset), subject)
+            asked = run_passes(graph, asked_passes(precision, opset, inline), subject)
             reports += refused_none(asked, f"the graph does not allow --precision {precision} in opset {opset}")
+            if inline and not asked[-1].done:
+                raise AxformError("--inline: the model calls no operator of ai.axform as it is; leave it out.")
             progress.stage("writing the bundle")
             optimized = graph.bare_proto()
             save_in_parts(optimized, graph.weights, folder / MODEL, external_data_above)
@@ -148,6 +154,7 @@ def export_source(
                 max_length=promise.max_length,
                 precision=precision,
                 opset=opset,
+                inline=inline,
                 stays_float=keep_float,
                 baseline_size=baseline_size,
                 model_size=_size(optimized, graph, folder / MODEL),

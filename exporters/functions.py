@@ -77,12 +77,16 @@ SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
     agreement = Squeeze (agreement_column, axis_features)
 
     agreement_int = Cast <to = 7> (agreement)
-    far_away = Constant <value_int: int = -1099511627776> ()
     zero_int = Constant <value_int: int = 0> ()
     one_int = Constant <value_int: int = 1> ()
+    key_length = Shape <start = 2, end = 3> (K)
+    key_head_size = Shape <start = 3, end = 4> (K)
+    most = Mul (key_length, key_head_size)
+    twice_most = Add (most, most)
+    beyond = Add (twice_most, one_int)
+    far_away = Neg (beyond)
     penalty = Where (mask_heads, zero_int, far_away)
     rank = Add (agreement_int, penalty)
-    key_length = Shape <start = 2, end = 3> (K)
     key_count = Squeeze (key_length)
     positions = Range (zero_int, key_count, one_int)
     rank_scaled = Mul (rank, key_length)
@@ -91,7 +95,6 @@ SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
     kept = Min (k_scalar, key_length)
     ranked, chosen = TopK <axis = -1, largest = 1, sorted = 1> (rank_unique, kept)
 
-    key_head_size = Shape <start = 3, end = 4> (K)
     value_head_size = Shape <start = 3, end = 4> (V)
     chosen_shape = Shape (chosen)
     chosen_column = Unsqueeze (chosen, axis_features)
@@ -116,6 +119,8 @@ SignMatchingAttention <k> (Q, K, V, key_mask) => (Y) {{
     Y = MatMul (weights_masked, values_masked)
 }}
 """
+"""Keys are ranked by whole numbers that stay small, so that a runtime which keeps 32 bits of 64, as OpenVINO 2026.4 does,
+ranks them alike."""
 
 _HARD_ATTENTION = """
 <opset_import: ["" : {opset}], domain: "{domain}">
@@ -153,13 +158,12 @@ UnpackBits <bits, shape> (packed) => (codes) {{
     shape_ints = Constant <value_ints: ints = @shape> ()
     zero = Constant <value_int: int = 0> ()
     one = Constant <value_int: int = 1> ()
-    seven = Constant <value_int: int = 7> ()
     eight = Constant <value_int: int = 8> ()
     start = Constant <value_ints: ints = [0]> ()
     any_size = Constant <value_ints: ints = [-1]> ()
     zero_byte = Constant <value: tensor = uint8[1] {{0}}> ()
-    one_byte = Constant <value: tensor = uint8 {{1}}> ()
-    one_int32 = Constant <value: tensor = int32 {{1}}> ()
+    a_byte = Constant <value: tensor = int32 {{256}}> ()
+    powers = Constant <value: tensor = int32[9] {{1, 2, 4, 8, 16, 32, 64, 128, 256}}> ()
 
     given = Size (packed)
     beyond_group = Mod (given, bits_int)
@@ -179,26 +183,20 @@ UnpackBits <bits, shape> (packed) => (codes) {{
     last_byte = Sub (bits_int, one)
     second_bytes = Min (next_bytes, last_byte)
     offsets = Mod (first_bits, eight)
-    opposites = Sub (seven, offsets)
-    offsets_byte = Cast <to = 2> (offsets)
-    opposites_byte = Cast <to = 2> (opposites)
-    low = Gather <axis = 1> (groups, first_bytes)
-    high = Gather <axis = 1> (groups, second_bytes)
-    low_part = BitShift <direction = "RIGHT"> (low, offsets_byte)
-    high_almost = BitShift <direction = "LEFT"> (high, opposites_byte)
-    high_part = BitShift <direction = "LEFT"> (high_almost, one_byte)
-    window = BitwiseOr (low_part, high_part)
+    low_byte = Gather <axis = 1> (groups, first_bytes)
+    high_byte = Gather <axis = 1> (groups, second_bytes)
+    low = Cast <to = 6> (low_byte)
+    high = Cast <to = 6> (high_byte)
+    high_part = Mul (high, a_byte)
+    window = Add (low, high_part)
 
-    sign_place = Cast <to = 2> (last_byte)
-    sign = BitShift <direction = "LEFT"> (one_byte, sign_place)
-    sign_int = Cast <to = 6> (sign)
-    below_sign = Sub (sign_int, one_int32)
-    mask_int = Add (sign_int, below_sign)
-    mask = Cast <to = 2> (mask_int)
-    unsigned_codes = BitwiseAnd (window, mask)
-    flipped = BitwiseXor (unsigned_codes, sign)
-    flipped_int = Cast <to = 6> (flipped)
-    signed_codes = Sub (flipped_int, sign_int)
+    below = Gather <axis = 0> (powers, offsets)
+    size = Gather <axis = 0> (powers, bits_int)
+    half = Gather <axis = 0> (powers, last_byte)
+    shifted = Div (window, below)
+    flipped = Add (shifted, half)
+    wrapped = Mod (flipped, size)
+    signed_codes = Sub (wrapped, half)
     stream = Reshape (signed_codes, any_size)
     count = ReduceProd <keepdims = 1> (shape_ints)
     wanted = Slice (stream, start, count)
@@ -207,7 +205,7 @@ UnpackBits <bits, shape> (packed) => (codes) {{
 }}
 """
 """Eight codes take as many bytes as a code has bits, so that the stream is a matrix of such groups: code i of a group
-lies in one byte of it or in two neighbours. A shift by eight is split in two, which is defined for uint8."""
+lies in one byte of it or in two neighbours. In numbers, since OpenVINO 2026.4 shifts bits of uint8 to something else."""
 
 
 def sign_matching_function(selection: Selection, opset: int = OPSET) -> onnx.FunctionProto:

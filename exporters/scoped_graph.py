@@ -100,6 +100,18 @@ class ScopedGraph:
         """Add a model-local function once."""
         self._functions[f"{function.domain}::{function.name}"] = function
 
+    @property
+    def functions(self) -> dict[tuple[str, str], onnx.FunctionProto]:
+        """The model-local ones, by domain and name."""
+        return {(function.domain, function.name): function for function in self._functions.values()}
+
+    def drop_functions(self) -> None:
+        """Forget those that no node calls any more, and their domains."""
+        domains = {function.domain for function in self._functions.values()}
+        self._functions.clear()
+        imports = self.graph.import_domains or []
+        self.graph.import_domains = [entry for entry in imports if entry.domain not in domains] or None
+
     def set_opset(self, version: int) -> None:
         """Say which version of ONNX's own operators the nodes, and those of functions, are of."""
         self.graph.opset = version
@@ -141,7 +153,7 @@ class ScopedGraph:
 
     def constant(self, name: str, values: np.ndarray) -> gs.Constant:
         """A new initializer with a name not used so far."""
-        return gs.Constant(self._unique(name), np.ascontiguousarray(values))
+        return gs.Constant(self._unique(name), np.asarray(values, order="C"))  # which leaves a scalar one
 
     def codes(
         self,

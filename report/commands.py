@@ -29,6 +29,7 @@ def _made(name: str, manifest: Manifest, recorded: Recorded) -> list[str]:
     form: dict[str, Any] = {
         "precision": manifest.precision if manifest.precision != DEFAULT_PRECISION else None,
         "opset": manifest.opset if manifest.opset != OPSET else None,
+        "inline": manifest.inline or None,
     }
     if recorded.run is None:
         words = ("axform-export", "MODEL", "--plan", "plan.json", "--task", manifest.task, "--data", "DATA")

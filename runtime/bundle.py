@@ -135,6 +135,8 @@ class Manifest(Measured):
     """Of model.onnx; baseline.onnx is always float32."""
     opset: int = OPSET
     """Of both files."""
+    inline: bool = False
+    """model.onnx has operators of ai.axform written out, and calls no function."""
     stays_float: list[str] = []
     """Linears and embeddings, by their torch module, that a lower precision would cost too much."""
     baseline_size: GraphSize

@@ -104,11 +104,14 @@ from optimum.commands.optimum_cli import main
 main()
 """
     commands = Path(__file__).parents[1] / "exporters" / "optimum_command"
-    call = [sys.executable, "-c", script, str(commands), "export", "axform", str(finished[0]), "--out", tmp_path / "b"]
+    options = ["--out", tmp_path / "b", "--opset", "18", "--precision", "fp16"]
+    call = [sys.executable, "-c", script, str(commands), "export", "axform", str(finished[0]), *options]
     done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
-    assert Bundle(tmp_path / "b").manifest.plan == Bundle(finished[1]).manifest.plan
+    manifest = Bundle(tmp_path / "b").manifest
+    assert manifest.plan == Bundle(finished[1]).manifest.plan
+    assert (manifest.opset, manifest.precision, manifest.inline) == (18, "fp16", False)
 
 
 def test_names_are_printed_as_they_are(capsys, finished, tmp_path):

@@ -14,6 +14,7 @@ from ..scoped_graph import ScopedGraph
 from .attention_3d import attention_3d
 from .first_token import first_token
 from .half import to_half
+from .inline import inline_functions
 from .int8 import int8_places, to_int8
 from .key_mask import key_mask
 from .opset import lower_opset
@@ -26,6 +27,7 @@ __all__ = [
     "asked_passes",
     "attention_3d",
     "first_token",
+    "inline_functions",
     "int8_places",
     "key_mask",
     "lower_opset",
@@ -73,6 +75,7 @@ PASSES: dict[str, Pass] = {
     ),
     "fp16": Pass(lambda graph, of: to_half(graph, "fp16"), requires=frozenset({_FLOAT}), ends=frozenset({_FLOAT})),
     "bf16": Pass(lambda graph, of: to_half(graph, "bf16"), requires=frozenset({_FLOAT}), ends=frozenset({_FLOAT})),
+    "inline": Pass(lambda graph, of: inline_functions(graph)),
 }
 """Each by its name, in the order in which they run."""
 
@@ -80,9 +83,10 @@ LAYOUT = ("key_mask", "attention_3d", "first_token")
 """Those that change how the graph is laid out and none of its numbers but by the order of sums."""
 
 
-def asked_passes(precision: Precision, opset: int = OPSET) -> tuple[str, ...]:
-    """The passes that make a model of this precision and opset, after those of the layout."""
-    return (*(() if opset == OPSET else ("opset",)), *(() if precision == "float32" else (precision,)))
+def asked_passes(precision: Precision, opset: int = OPSET, inline: bool = False) -> tuple[str, ...]:
+    """The passes that make a model of this precision and opset, with functions or without, after those of the layout."""
+    asked = {"opset": opset != OPSET, precision: precision != "float32", "inline": inline}
+    return tuple(name for name, is_asked in asked.items() if is_asked)
 
 
 def run_passes(graph: ScopedGraph, names: Iterable[str], subject: Subject) -> list[RewriteReport]:

@@ -60,7 +60,7 @@ RECIPES = {
     "sst2": Recipe(
         baseline_epochs=2,
         final_epochs=6,
-        speed_epochs=6,
+        speed_epochs=5,
         rounds=3,
         size_epochs=3,
         accuracy_rounds=1,
