@@ -78,8 +78,10 @@ class Supervisor:
         self._workers: dict[int, _Process] = {}
         self._numbers = itertools.count()
         self._unloaded: set[str] = set()
-        self._told: list[tuple[str, str]] = []
-        """(command, model) that workers were told, since the first."""
+        self._commands = 0
+        """That workers were told, since the first."""
+        self._told: dict[str, tuple[int, str]] = {}
+        """Of each model the last of them, and how many there were before it."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watcher = Watcher(settings.bundles)
 
@@ -143,7 +145,7 @@ class Supervisor:
 
     async def _spawn(self, index: int, sockets: Sockets, is_replacement: bool) -> _Process:
         ours, theirs = socket.socketpair()
-        heard = len(self._told)
+        heard = self._commands
         task = WorkerTask(
             settings=self._settings,
             index=index,
@@ -177,8 +179,9 @@ class Supervisor:
                 if message["type"] == "ready":
                     worker.models = message["models"]
                     worker.ready.set()
-                    for command, model in self._told[worker.heard :]:
-                        send_line(worker.writer, type="do", id=next(self._numbers), command=command, model=model)
+                    for model, (before, command) in self._told.items():
+                        if before >= worker.heard:
+                            send_line(worker.writer, type="do", id=next(self._numbers), command=command, model=model)
                     log("worker ready", worker=worker.index, pid=worker.process.pid)
                 elif message["type"] == "failed":
                     worker.failure = message["error"]
@@ -201,7 +204,8 @@ class Supervisor:
         elif command == "load":
             self._unloaded.discard(model)
         if command != "counts":
-            self._told.append((command, model))
+            self._told[model] = self._commands, command
+            self._commands += 1
         number = next(self._numbers)
         asked: list[asyncio.Future[dict[str, Any]]] = []
         workers = [worker for worker in self._workers.values() if worker.process.returncode is None]
