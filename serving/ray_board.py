@@ -20,23 +20,25 @@ _FORGOTTEN = 5.0
 
 
 class Board:
-    """Commands in their order, and the last counts of each replica. Ray runs it in a process of its own."""
+    """The last command for each model and the last counts of each replica. Ray runs it in a process of its own."""
 
     def __init__(self) -> None:
         self._joined = 0
-        self._commands: list[tuple[int, str, str]] = []
-        """(who told, command, model)."""
+        self._posted = 0
+        self._last: dict[str, tuple[int, int, str]] = {}
+        """Of each model the last command: (how many came before it, who told, what)."""
         self._unloaded: set[str] = set()
         self._counts: dict[int, tuple[float, dict[str, Any]]] = {}
 
     def join(self) -> tuple[int, int, list[str]]:
         """(number of a new replica, commands that it need not read, models that are not to be loaded)."""
         self._joined += 1
-        return self._joined - 1, len(self._commands), sorted(self._unloaded)
+        return self._joined - 1, self._posted, sorted(self._unloaded)
 
     def post(self, worker: int, command: str, model: str) -> None:
         """Tell all other replicas."""
-        self._commands.append((worker, command, model))
+        self._last[model] = self._posted, worker, command
+        self._posted += 1
         if command == "unload":
             self._unloaded.add(model)
         else:
@@ -53,10 +55,13 @@ class Board:
         now = time.monotonic()
         self._counts[worker] = (now, counts)
         self._counts = {key: value for key, value in self._counts.items() if now - value[0] < _FORGOTTEN}
-        last = {model: (teller, command) for teller, command, model in self._commands[read:]}
-        told = [(command, model) for model, (teller, command) in last.items() if teller != worker]
+        told = [
+            (command, model)
+            for model, (before, teller, command) in self._last.items()
+            if before >= read and teller != worker
+        ]
         others = [value for key, (_, value) in self._counts.items() if key != worker]
-        return told, len(self._commands), others
+        return told, self._posted, others
 
 
 class BoardPeers:
