@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from ..core.quantization import fits_16_bits, unpacked
 from .scoped_graph import ScopedGraph, values_of
 
-__all__ = ["Integers", "floats_of", "integers_of", "is_coded"]
+__all__ = ["Integers", "floats_of", "integers_of", "is_coded", "shape_of"]
 
 _FLOAT, _INT8 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT8)
 
@@ -95,6 +95,23 @@ def floats_of(tensor: gs.Tensor) -> np.ndarray:
         return given[0].reshape(given[1])
     assert node.op == "Cast" and node.attrs["to"] == _FLOAT, node.op
     return given[0].astype(np.float32)
+
+
+def shape_of(tensor: gs.Tensor) -> tuple[int, ...]:
+    """Of what `floats_of` gives, without decoding it."""
+    if isinstance(tensor, gs.Constant):
+        return tuple(tensor.shape)
+    node = _maker(tensor)
+    assert node is not None
+    if node.op == "UnpackBits":
+        return tuple(node.attrs["shape"])
+    if node.op == "Reshape":
+        return tuple(int(size) for size in values_of(node.inputs[1]))
+    given = [shape_of(part) for part in node.inputs]
+    if node.op == "Concat":
+        axis = node.attrs["axis"]
+        return (*given[0][:axis], sum(shape[axis] for shape in given), *given[0][axis + 1 :])
+    return np.broadcast_shapes(*given)
 
 
 def _maker(tensor: gs.Tensor) -> gs.Node | None:

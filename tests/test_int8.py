@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from axform import cli
 from axform.core.batches import EncodedSplit
 from axform.core.quantization import codes_of, fits_16_bits, product_codes_of
 from axform.exporters import cli as export_cli
-from axform.exporters.export import export
+from axform.exporters.coded_weights import floats_of, is_coded, shape_of
+from axform.exporters.export import export, rewrite
 from axform.exporters.int8_choice import metric_of, stays_float
 from axform.exporters.onnx_file import save_onnx
 from axform.exporters.passes import int8
@@ -26,7 +28,7 @@ from axform.runtime.bundle import Bundle
 from axform.seals import seal
 from axform.toolchain.run_folder import RunFolder
 from bundles import with_its_checksums
-from support import FAMILIES, run_command
+from support import FAMILIES, plan_of, random_bits, run_command
 
 
 def converted(proto: onnx.ModelProto, keep_float: tuple[str, ...] = ()) -> onnx.ModelProto:
@@ -154,6 +156,20 @@ def test_a_table_is_stored_in_codes_with_a_scale_for_each_row(monkeypatch):
     assert (np.abs(found - table[rows]) <= 0.5001 * steps[rows]).all()
     sizes = {tensor.name: onnx.numpy_helper.to_array(tensor).nbytes for tensor in proto.graph.initializer}
     assert sizes == {"table.int8": 120, "table.scales": 80}
+
+
+def test_the_shape_of_coded_weights_is_that_of_their_floats(exported):
+    loaded, baseline = exported["bert"]
+    generator = random.Random(2)
+    forms = set()
+    for _ in range(6):
+        graph = ScopedGraph(baseline)
+        rewrite(graph, random_bits(plan_of(loaded.identity(), 8), generator, share=0.7), loaded.family)
+        for node in graph.graph.nodes:
+            if node.op in ("MatMul", "Gemm") and is_coded(node.inputs[1]):
+                assert shape_of(node.inputs[1]) == floats_of(node.inputs[1]).shape
+                forms.add(node.inputs[1].inputs[0].op)
+    assert {"Mul", "Concat", "Reshape"} <= forms
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -271,6 +271,19 @@ def test_hidden_states_are_compared_in_every_precision():
         assert numeric.passed == (precision == "int8")
 
 
+@pytest.mark.parametrize(("error", "passes"), [(0.05, True), (3.0, False)])
+def test_a_single_row_has_a_tolerance_in_int8_too(error, passes):
+    split = EncodedSplit({"input_ids": [np.arange(3)]}, np.zeros(1, np.int64), {"input_ids": 0})
+    answers = np.array([[2.0, -1.0]])
+
+    class Session:
+        def run(self, *_: object) -> list[np.ndarray]:
+            return [answers + error]
+
+    references = [ReferenceBatch(np.arange(1), {"logits": answers})]
+    assert numeric_parity(Session(), CheckData(split, references), "int8").passed == passes
+
+
 @pytest.mark.parametrize(
     ("size", "error", "passes"), [(1.0, 9e-5, True), (1.0, 2e-4, False), (2e4, 0.1, True), (2e4, 0.3, False)]
 )

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from ...core.quantization import codes_of, product_codes_of
 from ...core.techniques import MOST_BITS
 from ..coded_rows import look_up_coded
-from ..coded_weights import Integers, floats_of, integers_of, is_coded
+from ..coded_weights import Integers, floats_of, integers_of, is_coded, shape_of
 from ..rewrites.report import Recorder, RewriteReport
 from ..scoped_graph import ScopedGraph, type_of, values_of
 
@@ -61,7 +61,7 @@ def _places(graph: ScopedGraph) -> Iterator[tuple[str, gs.Node]]:
         weight = node.inputs[_weight_of(node)]
         is_product = node.op != "Gather"
         if is_product and is_coded(weight):
-            shape = floats_of(weight).shape
+            shape = shape_of(weight)
         elif isinstance(weight, gs.Constant) and len(weight.shape) == 2 and type_of(weight) == np.float32:
             shape = weight.shape
         else:
