@@ -7,7 +7,7 @@ the paired percentile bootstrap.
 
 Rows that say the same are answered alike, right or wrong, and tell less than as many that do not. So what is counted is
 groups of related rows: the variance of an accuracy's change is that of its sums over groups, and the bootstrap draws
-groups. Taken as independent, the rows of SST-2's train split would give intervals that are half as wide.
+groups. Of 2,930 rows of 894 of SST-2's sentences an interval is 1.38 times as wide as if no two were related.
 """
 
 from __future__ import annotations
