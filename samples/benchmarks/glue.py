@@ -53,7 +53,7 @@ class Recipe:
     starts_from: str | None = None
     """Another task, whose fine-tuned baseline learns this one; None = MiniLM."""
     confidence: float | None = None
-    """Of the speed focus: where rows that just keep the bound are as likely lucky, the interval's end has to keep it."""
+    """Where rounds that just keep the bound are mostly lucky: the end of the change's interval has to keep it."""
 
 
 RECIPES = {
@@ -69,7 +69,9 @@ RECIPES = {
         confidence=0.6,
     ),
     "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=4, size_epochs=3, accuracy_rounds=1),
-    "mrpc": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=2, size_epochs=5, teachers=1),
+    "mrpc": Recipe(
+        baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=2, size_epochs=5, teachers=1, confidence=0.8
+    ),
     "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=8, rounds=4, size_epochs=4),
     "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=2, size_epochs=4),
     "rte": Recipe(
@@ -122,12 +124,12 @@ class Work:
             "--batch-size": recipe.batch_size if is_first else Recipe.batch_size,
             "--threads": 1,
         }
+        if recipe.confidence is not None:
+            numbers["--confidence"] = recipe.confidence
         if is_first:
             numbers["--baseline-epochs"] = recipe.baseline_epochs
             model = "minilm" if recipe.starts_from is None else str(self._finished(recipe.starts_from, focus).baseline)
         else:
-            if recipe.confidence is not None:
-                numbers["--confidence"] = recipe.confidence
             model = str(self._finished(task, FOCUSES[FOCUSES.index(focus) - 1]).path)
         options = [word for name, value in numbers.items() for word in (name, str(value))]
         words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]
