@@ -14,10 +14,11 @@ from axform.exporters.annotations import annotations_of
 from axform.exporters.export import export
 from axform.runtime.bundle import Bundle
 from axform.runtime.parity import check_bundle
-from axform.toolchain import context, rounds
+from axform.toolchain import context, rounds, searches
 from axform.toolchain.optimize import optimize
 from axform.toolchain.options import OptimizeOptions
 from axform.toolchain.run_folder import RunFolder
+from axform.toolchain.trials import SearchResult
 from support import run_command, save_tiny
 
 
@@ -92,6 +93,29 @@ def test_a_refused_round_is_tried_with_half_the_slack(options, tmp_path, monkeyp
         (1, 0.0625, False),
     ]
     assert run.read_record().round == 1 and run.read_plan().rest is None
+
+
+def test_a_search_for_bits_that_finds_nothing_is_made_again_with_more(options, tmp_path, monkeypatch):
+    """The first is refused, the second kept with half the slack, the third finds nothing with that."""
+    slacks, trained = [], []
+
+    def trains(loaded, *arguments, **kept):
+        trained.append(arguments[4].name)
+        return fine_tune(loaded, *arguments, **kept)
+
+    def finds(evaluator, search_options, *_):
+        slacks.append(search_options.thresholds.slack)
+        measured, fewer = evaluator.measure(), Bits(target=Target.outside("rest"), bits=8)
+        plan = evaluator.plan.with_part(fewer) if len(slacks) < 3 else evaluator.plan
+        return SearchResult(plan, measured, measured, 1, 0.0)
+
+    fine_tune = context.fine_tune
+    monkeypatch.setattr(context, "fine_tune", trains)
+    monkeypatch.setattr(rounds, "keeps_bound", lambda *_, **__: trained[-1:] != ["round-2-training"])
+    monkeypatch.setattr(searches, "bits_search", finds)
+    optimize(options, tmp_path / "run")
+    assert slacks == [0.25, 0.125, 0.125, 0.25]
+    assert RunFolder(tmp_path / "run").read_record().round == 3
 
 
 def test_without_the_size_focus_no_round_is_nothing_to_do(tmp_path, capsys):

@@ -72,13 +72,12 @@ class Searches:
 
     def for_removals(self, start: Start, number: int) -> SearchResult:
         """What may go."""
-        options, first = self._search_options(start.slack), self._options.first_slack
-        again = "" if start.slack == first else f"-x{start.slack / first:g}"
+        options = self._search_options(start.slack)
         return self._searched(
             start,
             number,
             "searching",
-            self._run.journal(number, f"trials{again}"),
+            self._journal(start, number, "trials"),
             {},
             lambda evaluator, journal: search(evaluator, options, journal, self._report_trial),
         )
@@ -90,10 +89,16 @@ class Searches:
             start,
             number,
             "searching bits",
-            self._run.journal(number, "bits"),
+            self._journal(start, number, "bits"),
             {"fewest bits": fewest},
             lambda evaluator, journal: bits_search(evaluator, options, fewest, journal, self._report_trial),
         )
+
+    def _journal(self, start: Start, number: int, what: str) -> Path:
+        """Of its own for each slack, since a search that finds nothing is made again with more under the same number."""
+        first = self._options.first_slack
+        again = "" if start.slack == first else f"-x{start.slack / first:g}"
+        return self._run.journal(number, f"{what}{again}")
 
     @cached_property
     def _trial_rows(self) -> EncodedSplit:
