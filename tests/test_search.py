@@ -241,6 +241,13 @@ def test_accuracy_thresholds_follow_the_best_loss():
     assert significance.judge(Measurement(0.82, 0.9)) is Verdict.RETAIN
 
 
+def test_a_trial_that_prunes_is_never_hopeless(tmp_path):
+    """Pruning may be allowed more loss than approximating."""
+    thresholds = Thresholds(prune=0.1)
+    _, removed, _ = run(tmp_path, {"layer.1.ffn": 1.05}, thresholds=thresholds)
+    assert removed == ["layer.1.ffn"]
+
+
 @pytest.mark.parametrize(
     ("loss", "constant", "below"),
     [(0.4, None, 0.5), (0.4, 0.9, 0.5), (0.4, 0.5, 0.425), (0.4, 0.3, 0.4), (0.0, 0.8, 0.01)],

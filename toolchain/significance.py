@@ -94,7 +94,7 @@ class Significance:
 
     def hopeless_above(self, element: Target) -> float:
         """The loss from which on nothing happens to the element; inside a block nothing is done short of pruning."""
-        return self.approximate_below if element.is_block else self.prune_below
+        return max(self.prune_below, self.approximate_below) if element.is_block else self.prune_below
 
     def keeps_metric(self, measured: Measurement) -> bool:
         return measured.metric >= self.metric_bound
