@@ -12,7 +12,9 @@ import torch
 from axform import cli
 from axform.exporters import cli as export_cli
 from axform.exporters.export import export
+from axform.exporters.given_plan import export_plan
 from axform.exporters.passes import LAYOUT, Subject, run_passes, to_half
+from axform.exporters.same_form import baseline_in_same_form
 from axform.exporters.scoped_graph import ScopedGraph
 from axform.runtime.bundle import Bundle
 from onnx.reference import ReferenceEvaluator
@@ -118,6 +120,20 @@ def test_an_export_that_fp16_cannot_say_leaves_nothing(tmp_path, sentiment, caps
     text = " ".join(captured.err.split())
     assert code == 2 and "the graph does not allow --precision fp16" in text and "7e+04" in text
     assert not (tmp_path / "bundle").exists()
+
+
+def test_where_the_plan_removes_what_fp16_cannot_say_the_baseline_has_no_such_form(tmp_path, sentiment):
+    """Left in float32, it would be timed as if it were in the model's form."""
+    model = save_tiny(tmp_path / "model")
+    loaded = tiny_model("bert")
+    with torch.no_grad():
+        loaded.model.bert.encoder.layer[1].output.dense.bias[3] = 7e4
+    loaded.model.save_pretrained(model)
+    plan_of(loaded.identity(), 8, "layer.1.ffn").save(tmp_path / "plan.json")
+    given = {"task": "text-classification", "data": str(sentiment), "precision": "fp16"}
+    bundle, _ = export_plan(str(model), tmp_path / "plan.json", tmp_path / "bundle", **given)
+    assert baseline_in_same_form(bundle, tmp_path / "same.onnx") is None
+    assert not (tmp_path / "same.onnx").exists()
 
 
 @pytest.mark.parametrize("kind", HALF)
