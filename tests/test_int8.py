@@ -15,8 +15,11 @@ import pytest
 import torch
 from axform import cli
 from axform.core.batches import EncodedSplit
+from axform.core.plan import Bits
 from axform.core.quantization import codes_of, fits_16_bits, product_codes_of
+from axform.core.targets import Target
 from axform.exporters import cli as export_cli
+from axform.exporters.annotations import stored_codes
 from axform.exporters.coded_weights import floats_of, is_coded, shape_of
 from axform.exporters.export import export, rewrite
 from axform.exporters.int8_choice import metric_of, stays_float
@@ -156,6 +159,22 @@ def test_a_table_is_stored_in_codes_with_a_scale_for_each_row(monkeypatch):
     assert (np.abs(found - table[rows]) <= 0.5001 * steps[rows]).all()
     sizes = {tensor.name: onnx.numpy_helper.to_array(tensor).nbytes for tensor in proto.graph.initializer}
     assert sizes == {"table.int8": 120, "table.scales": 80}
+
+
+def test_scales_of_a_table_in_fewer_bits_stay_float(exported, monkeypatch):
+    monkeypatch.setattr(int8, "_SMALLEST_TABLE", 100)
+    loaded, baseline = exported["bert"]
+    words = Bits(target=Target.outside("embeddings.word"), bits=4, group=8)
+    graph = ScopedGraph(baseline)
+    rewrite(graph, plan_of(loaded.identity(), 8).with_part(words), loaded.family)
+    table = f"{loaded.family.word_embeddings_scope}.scales"
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.to_proto().graph.initializer}
+    assert stored[table].size >= 100 and loaded.family.word_embeddings_scope not in int8_places(graph)
+    to_int8(graph)
+    left = {tensor.name: tensor for tensor in graph.weights()}
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(left[table]), stored[table])
+    (said,) = stored_codes(graph.bare_proto().graph, left.values())
+    assert said.module == loaded.family.word_embeddings_scope
 
 
 def test_the_shape_of_coded_weights_is_that_of_their_floats(exported):

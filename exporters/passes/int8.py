@@ -55,6 +55,7 @@ def to_int8(graph: ScopedGraph, keep_float: Collection[str] = ()) -> RewriteRepo
 
 
 def _places(graph: ScopedGraph) -> Iterator[tuple[str, gs.Node]]:
+    scales = {said.scales for said in graph.annotations}  # those of a table by groups are a table, too
     for node in graph.graph.nodes:
         if node.op not in ("MatMul", "Gemm", "Gather"):
             continue
@@ -62,13 +63,17 @@ def _places(graph: ScopedGraph) -> Iterator[tuple[str, gs.Node]]:
         is_product = node.op != "Gather"
         if is_product and is_coded(weight):
             shape = shape_of(weight)
-        elif isinstance(weight, gs.Constant) and len(weight.shape) == 2 and type_of(weight) == np.float32:
+        elif _is_matrix(weight) and weight.name not in scales:
             shape = weight.shape
         else:
             continue
         outputs = shape[0 if _is_transposed(node) else 1]
         if outputs >= _FEWEST_OUTPUTS if is_product else math.prod(weight.shape) >= _SMALLEST_TABLE:
             yield graph.module_of(node), node
+
+
+def _is_matrix(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 and type_of(tensor) == np.float32
 
 
 def _weight_of(node: gs.Node) -> int:
