@@ -102,9 +102,14 @@ _Statistic = Callable[[np.ndarray], np.ndarray]
 def _bootstrap(
     statistic: _Statistic, answers: Sequence[np.ndarray], groups: np.ndarray, confidence: float
 ) -> tuple[float, float]:
-    """Percentiles of the statistic's change over groups drawn with replacement; both ``answers`` are (rows, terms)."""
+    """Percentiles of the statistic's change over groups drawn with replacement; both ``answers`` are (rows, terms).
+
+    One group alone says nothing of others: every draw would be the same, so all changes of a correlation are in it.
+    """
     random = np.random.default_rng(0)
     count = int(groups.max()) + 1
+    if count == 1:
+        return -2.0, 2.0
     before, after = (np.zeros((count, terms.shape[1])) for terms in answers)
     for sums, terms in zip((before, after), answers, strict=True):
         np.add.at(sums, groups, terms)

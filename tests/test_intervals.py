@@ -74,6 +74,17 @@ def test_the_interval_covers_the_truth_where_rows_are_related():
     assert covered["rows"] / trials < 0.75
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "matthews", "pearson"])
+def test_rows_that_are_all_related_resolve_nothing(metric):
+    random = np.random.default_rng(6)
+    truth = random.integers(0, 2, 100)
+    before, after = (np.where(random.random(100) < share, truth, 1 - truth) for share in (0.9, 0.8))
+    answers = [values[:, None] if metric == "pearson" else logits_of(values) for values in (before, after)]
+    change = paired_change(metric, *answers, truth, groups=np.full(100, 7))
+    assert change.resolution > 0.9
+    assert change.low < 0 < change.high
+
+
 @pytest.mark.parametrize("rows", [40, 374])
 def test_the_interval_of_an_accuracy_covers_the_truth_as_often_as_it_says(rows):
     """Of two models that lose 6 % and win 3 % of the other's rows."""
