@@ -58,7 +58,7 @@ class FileContents:
     opsets: dict[str, int]
     """Domain -> version."""
     inputs: dict[str, str]
-    """Name -> type and shape, likewise ``outputs``."""
+    """Name -> type and shape, likewise ``outputs``; ? is a size that the file does not say, ... a whole shape."""
     outputs: dict[str, str]
     operators: Counter[str]
     """Domain and name of each operator, and how many nodes have it."""
@@ -125,5 +125,8 @@ def _qualified(domain: str, name: str) -> str:
 
 def _described(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
-    sizes = [size.dim_param or str(size.dim_value) for size in tensor.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type)} ({', '.join(sizes)})"
+    sizes = [
+        size.dim_param or (str(size.dim_value) if size.HasField("dim_value") else "?") for size in tensor.shape.dim
+    ]
+    shape = ", ".join(sizes) if tensor.HasField("shape") else "..."
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type)} ({shape})"

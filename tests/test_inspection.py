@@ -36,6 +36,14 @@ def test_types_of_few_bits_are_packed(tmp_path, kind, bits):
     assert (weight.type, weight.bits, weight.values, weight.bytes) == (kind, bits, 7, -(-7 * bits // 8))
 
 
+def test_sizes_that_a_file_does_not_say_are_not_zero(tmp_path):
+    said = [("x", [None, 0, "n", 3]), ("y", None), ("z", [])]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in said]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "sizes", values, [])), tmp_path / "m.onnx")
+    told = contents_of(tmp_path / "m.onnx").inputs
+    assert told == {"x": "FLOAT (?, 0, n, 3)", "y": "FLOAT (...)", "z": "FLOAT ()"}
+
+
 @pytest.mark.parametrize("text", [None, b"", b"not a model", b"\x08"])
 def test_no_model(tmp_path, capsys, text):
     file = tmp_path / "m.onnx"
