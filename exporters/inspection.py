@@ -83,7 +83,7 @@ def contents_of(path: Path) -> FileContents:
     """Read a file; weights that lie beside it are not needed.
 
     Raises:
-        AxformError: no such file, or not an ONNX model.
+        AxformError: no such file, not an ONNX model, or one with types that the installed onnx does not know.
     """
     if not path.is_file():
         raise AxformError(f"{path}: no such file; name an .onnx file or a bundle folder.")
@@ -96,6 +96,12 @@ def contents_of(path: Path) -> FileContents:
     if not proto.HasField("graph"):
         raise AxformError(f"{path}: not an ONNX model (it has no graph); name another file.")
     graph = proto.graph
+    kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    unknown = {*kinds, *(tensor.data_type for tensor in graph.initializer)} - {*onnx.TensorProto.DataType.values()}
+    if unknown:
+        raise AxformError(
+            f"{path}: has numbers of type {min(unknown)}, which onnx {onnx.__version__} does not know; update onnx."
+        )
     said = {one.tensor: one for one in annotations_of(graph)}
     weights = [_weight(tensor, said.get(tensor.name)) for tensor in graph.initializer]
     return FileContents(

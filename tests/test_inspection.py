@@ -44,6 +44,16 @@ def test_sizes_that_a_file_does_not_say_are_not_zero(tmp_path):
     assert told == {"x": "FLOAT (?, 0, n, 3)", "y": "FLOAT (...)", "z": "FLOAT ()"}
 
 
+@pytest.mark.parametrize("place", ["weight", "input"])
+def test_a_type_of_a_newer_onnx_is_one_error(tmp_path, capsys, place):
+    value = onnx.helper.make_tensor_value_info("x", 99 if place == "input" else onnx.TensorProto.FLOAT, [1])
+    weight = onnx.TensorProto(name="w", data_type=99 if place == "weight" else onnx.TensorProto.FLOAT, dims=[1])
+    proto = onnx.helper.make_model(onnx.helper.make_graph([], "newer", [value], [], [weight]))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    code, captured = run_command(capsys, "inspect", tmp_path / "m.onnx")
+    assert code == 2 and "m.onnx: has numbers of type 99" in " ".join(captured.err.split())
+
+
 @pytest.mark.parametrize("text", [None, b"", b"not a model", b"\x08"])
 def test_no_model(tmp_path, capsys, text):
     file = tmp_path / "m.onnx"
