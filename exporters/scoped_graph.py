@@ -66,7 +66,7 @@ class ScopedGraph:
         self._names = set(self.graph.tensors())
 
     def to_proto(self) -> onnx.ModelProto:
-        """The cleaned-up graph as a ModelProto, with scopes and functions."""
+        """The cleaned-up graph as a ModelProto, with scopes and the functions that it calls."""
         proto = self.bare_proto()
         proto.graph.initializer.extend(self.weights())
         return proto
@@ -86,11 +86,14 @@ class ScopedGraph:
         for node in proto.graph.node:
             if node.output[0] in self._scopes:
                 node.metadata_props.add(key=SCOPES, value=str(list(self._scopes[node.output[0]])))
-        domains = {entry.domain for entry in proto.opset_import}
-        for function in self._functions.values():
-            proto.functions.append(function)
-            if function.domain not in domains:
-                proto.opset_import.append(onnx.helper.make_opsetid(function.domain, 1))
+        called = {(node.domain, node.op_type) for node in proto.graph.node}
+        functions = [function for name, function in self.functions.items() if name in called]
+        proto.functions.extend(functions)
+        idle = {domain for domain, _ in self.functions} - {domain for domain, _ in called}
+        imports = [entry for entry in proto.opset_import if entry.domain not in idle]
+        missing = {function.domain for function in functions} - {entry.domain for entry in imports}
+        del proto.opset_import[:]
+        proto.opset_import.extend([*imports, *(onnx.helper.make_opsetid(domain, 1) for domain in sorted(missing))])
         proto.ir_version = self._ir_version
         proto.producer_name = self._producer
         annotate(proto.graph, self.annotations)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from axform import cli
 from axform.core.batches import EncodedSplit
+from axform.core.opset import DOMAIN
 from axform.core.plan import Bits
 from axform.core.quantization import codes_of, fits_16_bits, product_codes_of
 from axform.core.targets import Target
@@ -175,6 +176,18 @@ def test_scales_of_a_table_in_fewer_bits_stay_float(exported, monkeypatch):
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(left[table]), stored[table])
     (said,) = stored_codes(graph.bare_proto().graph, left.values())
     assert said.module == loaded.family.word_embeddings_scope
+
+
+def test_a_function_that_nothing_calls_any_more_is_not_in_the_file(exported):
+    """Codes that share scales over a few inputs are coded anew, so nothing unpacks them."""
+    loaded, baseline = exported["bert"]
+    part = Bits(target=Target.parse("layer.0.ffn"), bits=6, group=8)
+    graph = ScopedGraph(baseline)
+    rewrite(graph, plan_of(loaded.identity(), 8).with_part(part), loaded.family)
+    assert [function.name for function in graph.to_proto().functions] == ["UnpackBits"]
+    to_int8(graph)
+    proto = graph.to_proto()
+    assert not proto.functions and DOMAIN not in {entry.domain for entry in proto.opset_import}
 
 
 def test_the_shape_of_coded_weights_is_that_of_their_floats(exported):
