@@ -57,6 +57,7 @@ class ScopedGraph:
                     self._scopes[node.output[0]] = tuple(ast.literal_eval(entry.value))
         self._annotations = {one.tensor: one for one in annotations_of(proto.graph)}
         self._in_4_bits: set[str] = set()
+        self._scales: set[str] = set()
         proto = self._without_4_bits(proto)
         self._ir_version = proto.ir_version
         self._producer = proto.producer_name
@@ -158,6 +159,12 @@ class ScopedGraph:
         """A new initializer with a name not used so far."""
         return gs.Constant(self._unique(name), np.asarray(values, order="C"))  # which leaves a scalar one
 
+    def scales(self, name: str, values: np.ndarray) -> gs.Constant:
+        """The same for scales of codes about which the file says nothing."""
+        constant = self.constant(name, values)
+        self._scales.add(constant.name)
+        return constant
+
     def codes(
         self,
         name: str,
@@ -252,7 +259,7 @@ class ScopedGraph:
     def parameters(self) -> int:
         """Number of floating-point values and codes in the initializers that are in use; scales are not counted."""
         said = self.annotations
-        codes, scales = {one.tensor for one in said}, {one.scales for one in said}
+        codes, scales = {one.tensor for one in said}, self._scales | {one.scales for one in said}
         return sum(one.values for one in said) + sum(
             math.prod(tensor.shape)
             for name, tensor in self._constants().items()

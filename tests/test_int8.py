@@ -190,6 +190,15 @@ def test_a_function_that_nothing_calls_any_more_is_not_in_the_file(exported):
     assert not proto.functions and DOMAIN not in {entry.domain for entry in proto.opset_import}
 
 
+def test_int8_makes_no_parameters(exported, monkeypatch):
+    """Scales are none: the model would have more than its baseline."""
+    monkeypatch.setattr(int8, "_SMALLEST_TABLE", 100)
+    graph = ScopedGraph(exported["bert"][1])
+    before = graph.parameters()
+    report = to_int8(graph)
+    assert len(report.done) > 12 and graph.parameters() == before and report.parameters_removed == 0
+
+
 def test_the_shape_of_coded_weights_is_that_of_their_floats(exported):
     loaded, baseline = exported["bert"]
     generator = random.Random(2)

@@ -89,7 +89,7 @@ def _quantize_table(graph: ScopedGraph, node: gs.Node) -> None:
     codes = codes_of(values_of(table), MOST_BITS)
     stored, scales = (
         graph.constant(f"{table.name}.int8", codes.values),
-        graph.constant(f"{table.name}.scales", codes.scales),
+        graph.scales(f"{table.name}.scales", codes.scales),
     )
     look_up_coded(graph, node, table.name, stored, scales)
 
@@ -101,7 +101,7 @@ def _quantize_product(graph: ScopedGraph, node: gs.Node) -> None:
     if found is None:
         floats = floats_of(weight)
         codes = product_codes_of(floats if _is_transposed(node) else floats.T)
-        scales = graph.constant(f"{name}.scales", codes.scales[:, 0])
+        scales = graph.scales(f"{name}.scales", codes.scales[:, 0])
         found = Integers(graph.constant(f"{name}.int8", codes.values.T), scales)
     quantized, scale, zero = graph.insert_many("DynamicQuantizeLinear", f"{name}.input", 3, [node.inputs[0]], node)
     product = graph.insert("MatMulInteger", f"{name}.product", [quantized, found.codes, zero], node)
