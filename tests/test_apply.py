@@ -12,6 +12,7 @@ from axform.core.tasks import TASKS, with_columns
 from axform.toolchain.apply import apply_plan, layers_of
 from axform.toolchain.data import encode
 from axform.toolchain.evaluation import Evaluator, predict
+from axform.toolchain.precision import computing_in_bf16
 from axform.toolchain.significance import Hopeless
 from support import FAMILIES, plan_of, random_batch, random_bits, random_plan, sentiment_rows, tiny_model
 
@@ -69,6 +70,22 @@ def test_reused_activations_give_the_same_numbers(family, room):
             assert reusing.measure() == reusing.measure_trial(plan)
     reusing.close()
     assert predict(loaded, split, 8).tolist() == predict(fresh, split, 8).tolist()
+
+
+def test_a_trial_in_bf16_depends_on_no_other():
+    """Sign matching changes how all layers attend: what was kept before is none of its own, and the other way around."""
+    loaded = tiny_model("bert", layers=3)
+    task, split = sentiment(loaded)
+    nothing = plan_of(loaded.identity(), 16)
+    plans = [plan_of(loaded.identity(), 16, line) for line in ("layer.2.ffn", "layer.2.attn 4 majority")]
+
+    def losses(plans):
+        evaluator = Evaluator(tiny_model("bert", layers=3), task, split, nothing, batch_size=8, is_fast=True)
+        return [evaluator.measure_trial(plan).loss for plan in plans]
+
+    with computing_in_bf16(True):
+        alone = [losses([plan])[0] for plan in plans]
+        assert losses([*plans, *plans]) == [*alone, *alone]
 
 
 def test_a_hopeless_trial_ends_early():

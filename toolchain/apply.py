@@ -89,6 +89,8 @@ class AppliedPlan:
                 self._set_layer(index, layer)
         if before is None or (before.rest, before.word_embeddings) != (plan.rest, plan.word_embeddings):
             self._set_outside(plan)
+        matches_signs = any(isinstance(part, SignMatching) for part in plan.parts)
+        self._model.config._attn_implementation = _ATTENTION if matches_signs else self._attention_before
         self._plan = plan
 
     def _set_layer(self, index: int, plan: LayerPlan) -> None:
@@ -161,7 +163,6 @@ def _shrink_groups(site: _Site) -> list[Undo]:
 def _match_signs(site: _Site) -> list[Undo]:
     undo = []
     for chosen in site.plan.every(SignMatching):
-        site.model.config._attn_implementation = _ATTENTION
         undo.append(_set_attribute(site.module(site.family.attention_core), "axform_sign_matching", chosen))
     return undo
 

@@ -86,6 +86,7 @@ class Evaluator:
         self._nothing_changes = Edit(len(layers))
         tokens = sum(next(iter(batch.values())).numel() for batch, _ in self._batches)
         self._kept = KeptActivations(layers, loaded.family, len(self._batches), tokens, cache_bytes)
+        self._kept_with = self._attention
 
     def close(self) -> None:
         """Give the model back unchanged and free the kept activations."""
@@ -125,10 +126,20 @@ class Evaluator:
         self._plan = plan
         self._kept.forget_above(edit)
 
+    @property
+    def _attention(self) -> str | None:
+        """The kind that the model computes with, which a plan may change."""
+        return self._loaded.model.config._attn_implementation
+
     @torch.inference_mode()
     def _run(self, edit: Edit, hopeless_above: float) -> tuple[float, list[np.ndarray]]:
         """Sum of the losses at the best temperature, and the logits of each batch that was run."""
         self._loaded.model.eval()
+        if (
+            self._attention != self._kept_with
+        ):  # in bf16 another kind rounds otherwise, in the layers below the edit, too
+            self._kept.clear()
+            self._kept_with = self._attention
         losses, logits = torch.zeros(()), []
         for number, (batch, labels) in enumerate(self._batches):
             if losses.min() > hopeless_above * self._samples:
