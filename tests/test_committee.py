@@ -69,6 +69,20 @@ def test_a_run_whose_teachers_are_lost_makes_the_same_ones_again(run, options, t
     assert not again.read_record().is_other_than(run.read_record())
 
 
+def test_the_largest_seed_has_teachers_too(options, tmp_path):
+    changes = {
+        "seed": (1 << 32) - 1,
+        "teachers": 2,
+        "baseline_epochs": 1,
+        "rounds": 1,
+        "train_samples": 100,
+        "max_drop": 1.0,
+    }
+    optimize(options.model_copy(update=changes), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert record_files(run.teacher(1))["model.safetensors"] != record_files(run.baseline)["model.safetensors"]
+
+
 def from_run(run: RunFolder, options: OptimizeOptions, **changes) -> OptimizeOptions:
     return options.model_copy(update={"model": str(run.path), "baseline_epochs": None, **changes})
 

@@ -58,6 +58,8 @@ FEWEST_STEPS = 1000
 """Of a training that wins back what a plan cost: on 2,668 rows of MRPC, 250 steps lost what 1,000 kept."""
 _MOST_EPOCHS, _MOST_ROUNDS, _MOST_SAMPLES_PER_BATCH, _MOST_THREADS, _MOST_TEACHERS = 1000, 100, 4096, 1024, 32
 """Far above what helps: a slip of the finger is told at once instead of a run that never ends or exhausts the memory."""
+_SEEDS = 1 << 32
+"""As far as NumPy's generators go."""
 _SHOWN_INPUT = 60
 """Characters of a bad value that an error repeats."""
 
@@ -84,8 +86,7 @@ class OptimizeOptions(BaseModel):
     """Tokens per sample; None = the task's own, at most what the model can take."""
     train_samples: int | None = Field(default=None, ge=1)
     report_samples: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=FineTuneOptions.seed, ge=0, lt=1 << 32)
-    """As far as NumPy's generators go."""
+    seed: int = Field(default=FineTuneOptions.seed, ge=0, lt=_SEEDS)
 
     prune_threshold: float = Field(default=Thresholds.prune, ge=0)
     approximate_threshold: float = Field(default=Thresholds.approximate, ge=0)
@@ -144,6 +145,10 @@ class OptimizeOptions(BaseModel):
     def most_rounds(self) -> int:
         """``rounds``; without a fine-tuning between them, all after the first would only loosen the thresholds."""
         return min(self.rounds, 1) if self.final_epochs == 0 else self.rounds
+
+    def teacher_seed(self, number: int) -> int:
+        """Of the head and the training of a teacher beside the baseline; they count from 1."""
+        return (self.seed + number) % _SEEDS
 
     def final_epochs_on(self, rows: int, gains: bool) -> int:
         """``final_epochs``, its default resolved for so many rows of train: enough steps to win back what a plan cost.

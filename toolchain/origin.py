@@ -62,7 +62,7 @@ class Origin:
 
     def load_for_teacher(self, number: int, task: Task, num_labels: int) -> LoadedModel:
         """The same for a teacher: a task head that the checkpoint does not bring begins at random, each with its own."""
-        return self._load(task, num_labels, self.options.seed + number)
+        return self._load(task, num_labels, self.options.teacher_seed(number))
 
     def _load(self, task: Task, num_labels: int, seed: int) -> LoadedModel:
         source = self.options.model if self.run is None else str(self.run.baseline)

@@ -135,7 +135,7 @@ class Stages:
             return
         context.progress.stage(f"fine-tuning teacher {number + 1} of {context.options.teachers}")
         loaded = self._origin.load_for_teacher(number, context.task, self._loaded.model.config.num_labels)
-        context.fine_tune(loaded, self._epochs, name, seed=context.options.seed + number)
+        context.fine_tune(loaded, self._epochs, name, seed=context.options.teacher_seed(number))
         self._keep(loaded, folder)
         context.forget_training(name)
 
