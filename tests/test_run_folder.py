@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from axform.core.batches import EncodedSplit
 from axform.core.progress import Progress
 from axform.core.targets import Target
 from axform.errors import AxformError
@@ -309,6 +310,19 @@ def test_what_judges_and_teaches_is_as_long_as_what_is_reported(small, tmp_path,
     everything = record.train_rows
     assert taught == [everything, everything - 3 * is_enough]
     assert any(f"{everything - 3} of {everything} are as long" in text for text in messages.seen) == is_enough
+
+
+@pytest.mark.parametrize(("label", "used"), [(1, 600), (0, 300)])
+def test_rows_as_long_as_what_is_reported_judge_unless_all_have_one_label(label, used):
+    """Only the first half of the rows are as long."""
+
+    def split(lengths, labels):
+        return EncodedSplit({"input_ids": [np.ones(length, np.int64) for length in lengths]}, labels, {"input_ids": 0})
+
+    rows, report = split([30] * 300 + [5] * 300, np.ones(600, np.int64)), split([30] * 100, np.arange(100) % 2)
+    rows.labels[:150] = label
+    rows.labels[300:] = 0
+    assert len(stages.Stages._like_reported(rows, report, 0, Progress(), "judge")) == used
 
 
 def test_without_a_round_that_keeps_the_bound_the_result_is_the_baseline(small, tmp_path, monkeypatch):

@@ -87,13 +87,14 @@ class Stages:
     def _like_reported(
         split: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress, what: str, fewest: int = 0
     ) -> EncodedSplit:
-        """The rows that are as long as those of the reported split, or all where that would leave fewer than ``fewest``.
+        """The rows that are as long as those of the reported split; all where that would leave fewer than ``fewest``, or
+        one label, which judges and teaches nothing.
 
         Of the reported split nothing but lengths is used. Removing parts costs long inputs most, so short ones judge too
         mildly, and teach a model to do without for short ones.
         """
         chosen = as_long_as(split.lengths, report.lengths, seed)
-        if not fewest <= len(chosen) < len(split):
+        if not fewest <= len(chosen) < len(split) or np.ptp(split.labels[chosen]) == 0:
             return split
         progress.message(
             f"rows that {what} have {np.median(split.lengths):.0f} tokens, those of the reported split "
