@@ -144,6 +144,7 @@ def test_a_run_without_a_baseline_is_no_start(run, options, tmp_path):
     [
         ((), "the model is taken as the baseline as it is, so no others like it can be trained"),
         (("--no-distill",), "nothing is taught with --no-distill; leave one of them out"),
+        (("--final-epochs", 0), "nothing is taught with --final-epochs 0; leave one of them out"),
     ],
 )
 def test_teachers_that_cannot_be_had(run, options, tmp_path, capsys, extra, message):

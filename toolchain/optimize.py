@@ -136,6 +136,10 @@ def _check_fits(origin: Origin, loaded: LoadedModel) -> None:
         )
     if options.teachers > 1 and not options.distill:
         raise AxformError(f"--teachers {options.teachers}: nothing is taught with --no-distill; leave one of them out.")
+    if options.teachers > 1 and options.final_epochs == 0:
+        raise AxformError(
+            f"--teachers {options.teachers}: nothing is taught with --final-epochs 0; leave one of them out."
+        )
     if options.teachers > 1 and origin.run is None and not epochs_before(options, loaded):
         raise AxformError(
             f"--teachers {options.teachers}: the model is taken as the baseline as it is, so no others like it can be "
