@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -281,6 +282,17 @@ def test_trials_are_measured_on_some_rows_and_epochs_on_all(small, tmp_path, mon
     assert part.baseline == whole.baseline, "epochs and rounds are judged by all rows"
     rows = {sample.tobytes() for sample in tried[0].features["input_ids"]}
     assert {sample.tobytes() for sample in tried[1].features["input_ids"]} <= rows
+
+
+@pytest.mark.parametrize(("rare", "used"), [(1, 400), (200, 20)])
+def test_trials_are_measured_on_all_rows_where_some_have_but_one_label(rare, used):
+    rows = [np.ones(3, np.int64)] * 400
+    split = EncodedSplit({"input_ids": rows}, (np.arange(400) < rare).astype(np.int64), {"input_ids": 0})
+    options, messages = SimpleNamespace(seed=0, trial_rows=20), Messages()
+    splits = SimpleNamespace(selection=split)
+    run = SimpleNamespace(options=options, run=None, splits=splits, progress=messages)
+    assert len(searches.Searches(run, None, None, None, 3)._trial_rows) == used
+    assert len(messages.seen) == (used == 400)
 
 
 @pytest.mark.parametrize("is_enough", [True, False])

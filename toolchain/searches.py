@@ -107,6 +107,11 @@ class Searches:
         if len(selection) <= most:
             return selection
         chosen = np.random.default_rng(self._options.seed).choice(len(selection), most, replace=False)
+        if np.ptp(selection.labels[chosen]) == 0:
+            self._context.progress.message(
+                f"--trial-rows {most}: so few have but one label, which tells nothing of a trial; all {len(selection)} do"
+            )
+            return selection
         return selection.select(np.sort(chosen))
 
     @cached_property
