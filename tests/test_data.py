@@ -516,6 +516,13 @@ def test_labels_come_out_in_the_types_that_losses_take(tmp_path):
         assert encoded.labels.dtype == kind and encoded.labels.tolist() == [float(label) for label in labels] * 10
 
 
+def test_a_label_column_of_any_name(tmp_path):
+    for split in ("train", "validation"):
+        sentiment_rows(40).rename(columns={"label": "self"}).to_csv(tmp_path / f"{split}.csv", index=False)
+    data = load_task_data(task_named("text-classification", label_column="self"), tmp_path)
+    assert set(data.train["self"]) == {0, 1}
+
+
 def test_remarks_reach_the_user(tmp_path):
     heard = []
     progress = Progress()

@@ -93,9 +93,9 @@ def load_task_data(
         )
     texts, report_texts = _texts(task, train), _texts(task, report)
     task, labels, report_labels = _labels(task, train, report)
-    rows = texts.assign(**{task.label_column: labels}).sample(n=used, random_state=seed)
+    texts[task.label_column], report_texts[task.label_column] = labels, report_labels
+    rows, report_frame = texts.sample(n=used, random_state=seed), report_texts
     selection, acceptance, train_frame = _held_back(rows, task.text_columns)
-    report_frame = report_texts.assign(**{task.label_column: report_labels})
     if report_samples:
         report_frame = report_frame.sample(n=min(report_samples, len(report_frame)), random_state=seed)
     _check_varied(task, train_frame, train.source, "to train on")
@@ -157,8 +157,8 @@ def _read_hub(task: Task) -> tuple[Rows, Rows]:
 
 
 def _texts(task: Task, rows: Rows) -> pd.DataFrame:
-    """The text columns only; a text that is missing or something else is an error with its row."""
-    frame = rows.frame[[*task.text_columns]]
+    """A copy of the text columns only; a text that is missing or something else is an error with its row."""
+    frame = rows.frame[[*task.text_columns]].copy()
     for column in task.text_columns:
         for row, value in enumerate(frame[column]):
             if not isinstance(value, str):
