@@ -27,17 +27,17 @@ def related_rows(rows: Iterable[Sequence[str]]) -> np.ndarray:
     other, of at least three words, in one piece; a text that several others hold belongs to the longest.
     """
     texts = [max((_words(text) for text in row), key=len) for row in rows]
-    held_by_none: dict[str, list[str]] = defaultdict(list)  # by each of their words
-    frequency = Counter(word for text in texts for word in set(text.split()))
+    held_by_none: dict[str, list[str]] = defaultdict(list)  # by each run of as many words as the fewest
+    frequency = Counter(run for text in texts for run in _runs(text))
     holder: dict[str, str] = {}
     for text in sorted(set(texts), key=lambda text: (-len(text), text)):
-        words = text.split()
-        rarest = min(words, key=lambda word: (frequency[word], word), default="")
-        found = (other for other in held_by_none[rarest] if f" {text} " in f" {other} ")
-        holder[text] = next(found, text) if len(words) >= _FEWEST_WORDS else text
+        runs = _runs(text)
+        rarest = min(runs, key=lambda run: (frequency[run], run), default="")
+        found = (other for other in held_by_none.get(rarest, ()) if f" {text} " in f" {other} ")
+        holder[text] = next(found, text)
         if holder[text] is text:
-            for word in set(words):
-                held_by_none[word].append(text)
+            for run in runs:
+                held_by_none[run].append(text)
     first = {text: row for row, text in reversed([*enumerate(texts)])}
     return np.array([first[holder[text]] for text in texts])
 
@@ -80,3 +80,9 @@ def effective_rows(groups: np.ndarray) -> float:
 
 def _words(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
+
+
+def _runs(text: str) -> set[str]:
+    """What a text has in common with every other that holds it: its words, so many at a time."""
+    words = text.split()
+    return {" ".join(words[start : start + _FEWEST_WORDS]) for start in range(len(words) - _FEWEST_WORDS + 1)}
