@@ -22,7 +22,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from ..core.opset import SCOPES
 from .annotations import CodesAnnotation, annotate, annotations_of
 
-__all__ = ["Linear", "RewriteRefused", "ScopedGraph", "type_of", "values_of"]
+__all__ = ["Linear", "RewriteRefused", "ScopedGraph", "is_matrix", "type_of", "values_of"]
 
 _FLOATS = "fV"
 """Kinds of numpy's types that are: its own, and those that it knows from elsewhere, such as bfloat16."""
@@ -34,6 +34,11 @@ def type_of(constant: gs.Constant) -> np.dtype:
     if isinstance(held, LazyValues):
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(held.tensor.data_type))
     return np.dtype(held.dtype)
+
+
+def is_matrix(tensor: gs.Tensor) -> bool:
+    """Whether it is an initializer of float32 weights with two dimensions."""
+    return isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 and type_of(tensor) == np.float32
 
 
 def values_of(constant: gs.Constant) -> np.ndarray:
@@ -61,7 +66,8 @@ class ScopedGraph:
         proto = self._without_4_bits(proto)
         self._ir_version = proto.ir_version
         self._producer = proto.producer_name
-        self._functions: dict[str, onnx.FunctionProto] = {f"{f.domain}::{f.name}": f for f in proto.functions}
+        self.functions: dict[tuple[str, str], onnx.FunctionProto] = {(f.domain, f.name): f for f in proto.functions}
+        """The model-local ones, by domain and name; a file holds those that it calls."""
         self.graph: gs.Graph = gs.import_onnx(proto)
         self.graph.functions.clear()  # they are kept above, as they are; exporting them as well would double them
         self._names = set(self.graph.tensors())
@@ -102,19 +108,7 @@ class ScopedGraph:
 
     def add_function(self, function: onnx.FunctionProto) -> None:
         """Add a model-local function once."""
-        self._functions[f"{function.domain}::{function.name}"] = function
-
-    @property
-    def functions(self) -> dict[tuple[str, str], onnx.FunctionProto]:
-        """The model-local ones, by domain and name."""
-        return {(function.domain, function.name): function for function in self._functions.values()}
-
-    def drop_functions(self) -> None:
-        """Forget those that no node calls any more, and their domains."""
-        domains = {function.domain for function in self._functions.values()}
-        self._functions.clear()
-        imports = self.graph.import_domains or []
-        self.graph.import_domains = [entry for entry in imports if entry.domain not in domains] or None
+        self.functions[function.domain, function.name] = function
 
     def set_opset(self, version: int) -> None:
         """Say which version of ONNX's own operators the nodes, and those of functions, are of."""
@@ -123,7 +117,7 @@ class ScopedGraph:
             onnx.helper.make_opsetid(entry.domain, version if entry.domain in ("", "ai.onnx") else entry.version)
             for entry in self.graph.import_domains or [onnx.helper.make_opsetid("", version)]
         ]
-        for function in self._functions.values():
+        for function in self.functions.values():
             for entry in function.opset_import:
                 if entry.domain in ("", "ai.onnx"):
                     entry.version = version

@@ -6,7 +6,6 @@ import random
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from axform.core.opset import DOMAIN
 from axform.core.plan import Bits
@@ -17,12 +16,11 @@ from axform.exporters.export import rewrite
 from axform.exporters.passes import LAYOUT, Subject, inline_functions, run_passes
 from axform.exporters.scoped_graph import ScopedGraph
 from onnx import parser
-from support import FAMILIES, plan_of, random_batch, run_command
+from support import FAMILIES, cpu_session, plan_of, random_batch, run_command
 
 
 def answers(proto: onnx.ModelProto, batch) -> np.ndarray:
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+    return cpu_session(proto).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
 
 
 def modules_of(proto: onnx.ModelProto, op: str) -> set[str]:

@@ -24,13 +24,10 @@ def inline_functions(graph: ScopedGraph) -> RewriteReport:
     a node of a function has.
     """
     recorder = Recorder.begin(graph)
-    functions = graph.functions
     for node in list(graph.graph.nodes):
-        function = functions.get((node.domain or "", node.op))
+        function = graph.functions.get((node.domain or "", node.op))
         if function is not None:
             recorder.attempt(graph.module_of(node), f"{node.op} written out", partial(_inline, graph, node, function))
-    if not any(change.refused for change in recorder.changes):
-        graph.drop_functions()
     return recorder.report("inline")
 
 

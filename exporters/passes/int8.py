@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Iterator
 from functools import partial
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -15,7 +14,7 @@ from ...core.techniques import MOST_BITS
 from ..coded_rows import look_up_coded
 from ..coded_weights import Integers, floats_of, integers_of, is_coded, shape_of
 from ..rewrites.report import Recorder, RewriteReport
-from ..scoped_graph import ScopedGraph, type_of, values_of
+from ..scoped_graph import ScopedGraph, is_matrix, values_of
 
 __all__ = ["int8_places", "to_int8"]
 
@@ -63,17 +62,13 @@ def _places(graph: ScopedGraph) -> Iterator[tuple[str, gs.Node]]:
         is_product = node.op != "Gather"
         if is_product and is_coded(weight):
             shape = shape_of(weight)
-        elif _is_matrix(weight) and weight.name not in scales:
+        elif is_matrix(weight) and weight.name not in scales:
             shape = weight.shape
         else:
             continue
         outputs = shape[0 if _is_transposed(node) else 1]
         if outputs >= _FEWEST_OUTPUTS if is_product else math.prod(weight.shape) >= _SMALLEST_TABLE:
             yield graph.module_of(node), node
-
-
-def _is_matrix(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 and type_of(tensor) == np.float32
 
 
 def _weight_of(node: gs.Node) -> int:

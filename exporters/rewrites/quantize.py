@@ -15,7 +15,7 @@ from ...core.plan import ApproximationPlan, Bits
 from ...core.quantization import Codes, LayerMatrix, codes_of, layer_matrices, packed
 from ..coded_rows import look_up_coded
 from ..functions import unpack_bits_function
-from ..scoped_graph import RewriteRefused, ScopedGraph, type_of, values_of
+from ..scoped_graph import RewriteRefused, ScopedGraph, is_matrix, values_of
 from .report import Recorder, RewriteReport
 
 __all__ = ["int4_as_streams", "quantize"]
@@ -53,8 +53,7 @@ def _outside(graph: ScopedGraph, layers: str) -> Iterator[tuple[str, gs.Node]]:
     for node in graph.graph.nodes:
         if node.op in ("MatMul", "Gemm", "Gather"):
             weight, module = node.inputs[0 if node.op == "Gather" else 1], graph.module_of(node)
-            is_matrix = isinstance(weight, gs.Constant) and len(weight.shape) == 2 and type_of(weight) == np.float32
-            if is_matrix and not module.startswith(layers):
+            if is_matrix(weight) and not module.startswith(layers):
                 yield module, node
 
 
