@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .commands import Commands
 from .peers import Obey
 
 __all__ = ["STOP", "Board", "BoardPeers"]
@@ -24,21 +25,18 @@ class Board:
 
     def __init__(self) -> None:
         self._joined = 0
-        self._posted = 0
-        self._last: dict[str, tuple[int, int, str]] = {}
-        """Of each model the last command: (how many came before it, who told, what)."""
+        self._posted = Commands()
         self._unloaded: set[str] = set()
         self._counts: dict[int, tuple[float, dict[str, Any]]] = {}
 
     def join(self) -> tuple[int, int, list[str]]:
         """(number of a new replica, commands that it need not read, models that are not to be loaded)."""
         self._joined += 1
-        return self._joined - 1, self._posted, sorted(self._unloaded)
+        return self._joined - 1, self._posted.count, sorted(self._unloaded)
 
     def post(self, worker: int, command: str, model: str) -> None:
         """Tell all other replicas."""
-        self._last[model] = self._posted, worker, command
-        self._posted += 1
+        self._posted.add(command, model, worker)
         if command == "unload":
             self._unloaded.add(model)
         else:
@@ -55,13 +53,8 @@ class Board:
         now = time.monotonic()
         self._counts[worker] = (now, counts)
         self._counts = {key: value for key, value in self._counts.items() if now - value[0] < _FORGOTTEN}
-        told = [
-            (command, model)
-            for model, (before, teller, command) in self._last.items()
-            if before >= read and teller != worker
-        ]
         others = [value for key, (_, value) in self._counts.items() if key != worker]
-        return told, self._posted, others
+        return self._posted.since(read, worker), self._posted.count, others
 
 
 class BoardPeers:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import AxformError
+from .commands import Commands
 from .logs import log
 from .peers import LONGEST_LINE, send_line
 from .settings import ServeSettings
@@ -78,10 +79,7 @@ class Supervisor:
         self._workers: dict[int, _Process] = {}
         self._numbers = itertools.count()
         self._unloaded: set[str] = set()
-        self._commands = 0
-        """That workers were told, since the first."""
-        self._told: dict[str, tuple[int, str]] = {}
-        """Of each model the last of them, and how many there were before it."""
+        self._told = Commands()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watcher = Watcher(settings.bundles)
 
@@ -145,7 +143,7 @@ class Supervisor:
 
     async def _spawn(self, index: int, sockets: Sockets, is_replacement: bool) -> _Process:
         ours, theirs = socket.socketpair()
-        heard = self._commands
+        heard = self._told.count
         task = WorkerTask(
             settings=self._settings,
             index=index,
@@ -179,9 +177,8 @@ class Supervisor:
                 if message["type"] == "ready":
                     worker.models = message["models"]
                     worker.ready.set()
-                    for model, (before, command) in self._told.items():
-                        if before >= worker.heard:
-                            send_line(worker.writer, type="do", id=next(self._numbers), command=command, model=model)
+                    for command, model in self._told.since(worker.heard):
+                        send_line(worker.writer, type="do", id=next(self._numbers), command=command, model=model)
                     log("worker ready", worker=worker.index, pid=worker.process.pid)
                 elif message["type"] == "failed":
                     worker.failure = message["error"]
@@ -204,8 +201,7 @@ class Supervisor:
         elif command == "load":
             self._unloaded.discard(model)
         if command != "counts":
-            self._told[model] = self._commands, command
-            self._commands += 1
+            self._told.add(command, model)
         number = next(self._numbers)
         asked: list[asyncio.Future[dict[str, Any]]] = []
         workers = [worker for worker in self._workers.values() if worker.process.returncode is None]
