@@ -98,6 +98,14 @@ class EncodedSplit:
             None if self.groups is None else self.groups[chosen],
         )
 
+    def followed_by(self, other: EncodedSplit) -> EncodedSplit:
+        """These samples and then the other's, of the same inputs; which of them are related is not kept."""
+        return EncodedSplit(
+            {name: [*samples, *other.features[name]] for name, samples in self.features.items()},
+            np.concatenate([self.labels, other.labels]),
+            self.pad_values,
+        )
+
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Batches of similar length: (indices of the samples, inputs padded to the longest of the batch)."""
         order = np.argsort(self.lengths, kind="stable")

@@ -89,8 +89,11 @@ def task_named(name: str, text_columns: tuple[str, ...] = (), label_column: str 
     return replace(task, text_columns=text_columns or task.text_columns, label_column=label_column or task.label_column)
 
 
-def with_columns(task: Task, available: list[str], source: str) -> Task:
+def with_columns(task: Task, available: list[str], source: str, *, labelled: bool = True) -> Task:
     """``task`` with its text columns settled for data that has the columns ``available``.
+
+    Args:
+        labelled: the column of the labels has to be there, too.
 
     Raises:
         AxformError: a needed column is missing, or is needed both as text and as label; the message names what was found
@@ -110,10 +113,11 @@ def with_columns(task: Task, available: list[str], source: str) -> Task:
             f"{source}: column {task.label_column} cannot be both text and label; "
             "name the right ones with --text-columns and --label-column."
         )
-    missing = [column for column in (*columns, task.label_column) if column not in available]
+    wanted = (*columns, task.label_column) if labelled else columns
+    missing = [column for column in wanted if column not in available]
     if missing:
         raise AxformError(
             f"{source}: column{'s' if len(missing) > 1 else ''} {listed(missing)} missing for task {task.name}; "
-            f"found {listed(available)}, expected {listed((*columns, task.label_column))}."
+            f"found {listed(available)}, expected {listed(wanted)}."
         )
     return replace(task, text_columns=columns)

@@ -68,6 +68,17 @@ def optimize_command(
             rich_help_panel=_DATA,
         ),
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled",
+            "--unlabeled",
+            help="Folder with unlabelled.* (of the same formats), more texts of the task's kind, e.g. of what a service was "
+            "asked: the unpruned model answers them, and the rounds learn from that. The fewer labelled rows there are, the "
+            "more it gains.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     text_columns: Annotated[
         str | None, typer.Option(help="One text column, or two for a pair: a,b.", rich_help_panel=_DATA)
     ] = None,
@@ -213,6 +224,7 @@ def optimize_command(
         task=task,
         focus=focus,
         data=data,
+        unlabelled=unlabelled,
         text_columns=() if text_columns is None else tuple(text_columns.split(",")),
         label_column=label_column,
         max_length=max_length,

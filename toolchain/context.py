@@ -37,7 +37,7 @@ class Splits:
 
     train: EncodedSplit
     lessons: EncodedSplit
-    """Of train, what the rounds learn from: rows as long as those of ``report``, where enough are."""
+    """What the rounds learn from: rows of train as long as those of ``report``, where enough are, then those without labels."""
     selection: EncodedSplit
     """Judges trials and epochs."""
     acceptance: EncodedSplit

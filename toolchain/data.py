@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ _HELD_BACK_SHARE, _LARGEST_SHARE, _HELD_BACK_ROWS = 0.15, 0.3, 3000
 """Part of train held back (AxFormer v1: 15 %); of a small task up to 30 %: 3,000 rows tell apart 1 %, 1,000 only 2 %.
 
 Of related rows as many as they tell: the 67,349 phrases of SST-2 are a small task of 7,400."""
+_UNLABELLED_SPLITS = ("unlabelled", "unlabeled")
 _SMALLEST_TRAIN = 20
 """Rows; of fewer the held-back ones would be too few to judge anything."""
 
@@ -47,6 +49,8 @@ class TaskData:
     report: pd.DataFrame
     remarks: tuple[str, ...] = ()
     """What is no error, but may surprise the user."""
+    unlabelled: pd.DataFrame | None = None
+    """More texts, with `UNLABELLED` or NaN in place of labels; none is related to a row that judges or reports."""
 
     @property
     def num_labels(self) -> int:
@@ -59,6 +63,7 @@ def settle_task_data(options: OptimizeOptions) -> TaskData:
     return load_task_data(
         task,
         Path(options.data) if options.data else None,
+        Path(options.unlabelled) if options.unlabelled else None,
         train_samples=options.train_samples,
         report_samples=options.report_samples,
         seed=options.seed,
@@ -68,6 +73,7 @@ def settle_task_data(options: OptimizeOptions) -> TaskData:
 def load_task_data(
     task: Task,
     data_dir: Path | None = None,
+    unlabelled_dir: Path | None = None,
     *,
     train_samples: int | None = None,
     report_samples: int | None = None,
@@ -76,6 +82,7 @@ def load_task_data(
     """Read the splits of a task, from ``data_dir`` when given, else from the hub.
 
     Args:
+        unlabelled_dir: folder with texts that have no labels.
         train_samples: rows of train to use, chosen at random; a part of them is held back.
         report_samples: rows of the reported split to use.
 
@@ -106,7 +113,11 @@ def load_task_data(
         remarks.append(f"{report.source}: all rows have the label {label}; their accuracy says nothing of other labels")
     else:
         _check_varied(task, report_frame, report.source, "to report on")
-    return TaskData(task, train_frame, selection, acceptance, report_frame, tuple(remarks))
+    unlabelled = None
+    if unlabelled_dir is not None:
+        unlabelled, remark = _read_unlabelled(task, unlabelled_dir, [selection, acceptance, report_texts])
+        remarks.append(remark)
+    return TaskData(task, train_frame, selection, acceptance, report_frame, tuple(remarks), unlabelled)
 
 
 def _held_back(rows: pd.DataFrame, text_columns: Sequence[str]) -> list[pd.DataFrame]:
@@ -119,22 +130,53 @@ def _held_back(rows: pd.DataFrame, text_columns: Sequence[str]) -> list[pd.DataF
 
 
 def _read_local(data_dir: Path, task: Task) -> tuple[Rows, Rows]:
-    try:
-        folder = _data_folder(data_dir, task)
+    with _readable(data_dir):
+        folder = _data_folder(data_dir, task, "--data", "train")
         return read_split(folder, "train"), read_split(folder, task.validation, "validation")
+
+
+def _read_unlabelled(task: Task, folder: Path, judging: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
+    """Texts without labels, each once, and what became of those that judge: they must not be learnt, not even by answers."""
+    import pandas as pd
+
+    with _readable(folder):
+        rows = read_split(_data_folder(folder, task, "--unlabelled", *_UNLABELLED_SPLITS), *_UNLABELLED_SPLITS)
+    columns = [*task.text_columns]
+    with_columns(task, list(rows.frame.columns), rows.source, labelled=False)
+    texts = _texts(task, rows).drop_duplicates(ignore_index=True)
+    judged = pd.concat([frame[columns] for frame in judging])
+    groups = related_rows(pd.concat([judged, texts]).itertuples(index=False))
+    chosen = texts[~np.isin(groups[len(judged) :], groups[: len(judged)])].reset_index(drop=True)
+    if chosen.empty:
+        raise AxformError(
+            f"{rows.source}: {len(rows.frame)} rows, all of which say the same as rows that judge; give other texts."
+        )
+    chosen[task.label_column] = np.float32("nan") if task.is_regression else UNLABELLED
+    remark = (
+        f"{rows.source}: {len(chosen)} of {len(rows.frame)} texts without labels are used, the others are there twice "
+    )
+    return chosen, remark + "or say the same as rows that judge"
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise AxformError(
-            f"{error.filename or data_dir}: cannot be read ({error.strerror or error}); name a folder that you may read."
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}); name a folder that you may read."
         ) from error
 
 
-def _data_folder(data_dir: Path, task: Task) -> Path:
-    """``data_dir`` itself, or the sub-folder named like the task when that is where the files are."""
-    if not data_dir.is_dir():
-        raise AxformError(f"{data_dir}: no such folder; --data names the folder that holds the task's train.* file.")
-    if not has_split(data_dir, "train") and (data_dir / task.name).is_dir():
-        return data_dir / task.name
-    return data_dir
+def _data_folder(folder: Path, task: Task, option: str, *splits: str) -> Path:
+    """``folder`` itself, or the sub-folder named like the task when that is where the files of one of the splits are."""
+    if not folder.is_dir():
+        raise AxformError(
+            f"{folder}: no such folder; {option} names the folder that holds the task's {splits[0]}.* file."
+        )
+    if not any(has_split(folder, split) for split in splits) and (folder / task.name).is_dir():
+        return folder / task.name
+    return folder
 
 
 def _read_hub(task: Task) -> tuple[Rows, Rows]:

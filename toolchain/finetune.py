@@ -20,7 +20,7 @@ from ..errors import AxformError
 from ..files import writing
 from .checkpoints import Checkpoints
 from .evaluation import predict
-from .losses import constant_loss, task_loss
+from .losses import constant_loss, has_label, task_loss
 from .models import LoadedModel, without_progress_bar
 from .noise import TokenNoise
 from .options import FineTuneOptions
@@ -185,7 +185,7 @@ class _Drawn(torch.utils.data.Sampler):
 class _DistillingTrainer(Trainer):
     """Task loss, mixed with the soft cross-entropy to the teacher's logits (squared error for a regression).
 
-    On inputs that noise has changed, the teacher's answers are all there is to learn from.
+    On inputs that noise has changed or that have no labels, the teacher's answers are all there is to learn from.
 
     The student runs in bf16 where the hardware has it. That stands here, around the student's forward, and not in
     Trainer's ``bf16``, which wraps the model itself and leaves it so: what is measured and shipped is float32.
@@ -225,11 +225,16 @@ class _DistillingTrainer(Trainer):
             inputs = self._noise(inputs, self.state.global_step)
         with in_fast_precision(self.model, inputs["input_ids"].shape[1]):
             outputs = model(**inputs, output_hidden_states=self._teacher is not None)
-        loss = task_loss(self._task, outputs.logits, labels)
-        if self._teacher is not None:
+        if self._teacher is None:
+            loss = task_loss(self._task, outputs.logits, labels)
+        else:
             wanted = self._teacher.answer(rows, inputs)
             share = self._options.teacher_weight if self._noise is None else 1.0
-            loss = (1 - share) * loss + share * self._logits_loss(outputs.logits.float(), wanted.logits)
+            loss = share * self._logits_loss(outputs.logits.float(), wanted.logits)
+            labelled = has_label(self._task, labels)
+            if share < 1 and labelled.any():
+                ours = task_loss(self._task, outputs.logits[labelled], labels[labelled])
+                loss = loss + (1 - share) * labelled.float().mean() * ours
             if self._options.hidden_weight:
                 real = inputs[self._key_mask].bool()
                 states = [states[real] for states in outputs.hidden_states[1:]]

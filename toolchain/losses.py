@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..core.tasks import Task
+from .labels import UNLABELLED
 
-__all__ = ["constant_loss", "losses_by_temperature", "task_loss"]
+__all__ = ["constant_loss", "has_label", "losses_by_temperature", "task_loss"]
 
 _TEMPERATURES = torch.logspace(-3, 3, 49, base=2.0)
 """An eighth to eight, eight steps to a doubling; a finer grid changes no loss by a thousandth."""
@@ -19,6 +20,11 @@ def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
     if task.is_regression:
         return torch.nn.functional.mse_loss(logits.float().squeeze(-1), labels.float())
     return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+
+def has_label(task: Task, labels: Tensor) -> Tensor:
+    """Which samples have one, (batch,) booleans."""
+    return ~labels.isnan() if task.is_regression else labels != UNLABELLED
 
 
 def losses_by_temperature(task: Task, logits: Tensor, labels: Tensor) -> Tensor:

@@ -110,8 +110,8 @@ def _with_full_paths(options: OptimizeOptions) -> OptimizeOptions:
     """Folders by their full paths, so that a run continues and is exported from any other folder."""
     found = {
         name: str(real_path(Path(value)))
-        for name, value in (("model", options.model), ("data", options.data))
-        if value is not None and (name == "data" or Path(value).is_dir())
+        for name, value in (("model", options.model), ("data", options.data), ("unlabelled", options.unlabelled))
+        if value is not None and (name != "model" or Path(value).is_dir())
     }
     return options.model_copy(update=found)
 
@@ -134,12 +134,14 @@ def _check_fits(origin: Origin, loaded: LoadedModel) -> None:
             f"model {options.model!r}: has no trained sequence classification head, so it must be fine-tuned first; "
             "leave out --baseline-epochs 0."
         )
-    if options.teachers > 1 and not options.distill:
-        raise AxformError(f"--teachers {options.teachers}: nothing is taught with --no-distill; leave one of them out.")
-    if options.teachers > 1 and options.final_epochs == 0:
-        raise AxformError(
-            f"--teachers {options.teachers}: nothing is taught with --final-epochs 0; leave one of them out."
-        )
+    if not options.is_taught:
+        why = "--final-epochs 0" if options.distill else "--no-distill"
+        taught = {
+            f"--teachers {options.teachers}": options.teachers > 1,
+            "--unlabelled": options.unlabelled is not None,
+        }
+        for option in (name for name, is_asked in taught.items() if is_asked):
+            raise AxformError(f"{option}: nothing is taught with {why}; leave one of them out.")
     if options.teachers > 1 and origin.run is None and not epochs_before(options, loaded):
         raise AxformError(
             f"--teachers {options.teachers}: the model is taken as the baseline as it is, so no others like it can be "

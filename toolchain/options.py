@@ -80,6 +80,8 @@ class OptimizeOptions(BaseModel):
     focus: Focus = "speed"
     data: str | None = Field(default=None, min_length=1)
     """Folder with the task's files; None = the hub."""
+    unlabelled: str | None = Field(default=None, min_length=1)
+    """Folder with more texts of the task's kind, whose labels nobody knows: the teacher's answers to them teach the rounds."""
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None
     max_length: int | None = Field(default=None, ge=2, le=1 << 20)
@@ -139,7 +141,8 @@ class OptimizeOptions(BaseModel):
     def folders(self) -> dict[str, Path]:
         """What the run reads from this machine, by what a message calls it."""
         model = {"the model": Path(self.model)} if Path(self.model).is_dir() else {}
-        return model | ({"the data": Path(self.data)} if self.data is not None else {})
+        data = {"the data": self.data, "the texts without labels": self.unlabelled}
+        return model | {what: Path(folder) for what, folder in data.items() if folder is not None}
 
     @property
     def most_rounds(self) -> int:
@@ -169,9 +172,14 @@ class OptimizeOptions(BaseModel):
         return self.learning_rate * (DISTILLING_RATE if self.distill else 1)
 
     @property
+    def is_taught(self) -> bool:
+        """Rounds learn from a teacher's answers."""
+        return self.distill and self.final_epochs != 0
+
+    @property
     def learns_first(self) -> bool:
         """Several teachers know more than the baseline: a first round learns that, before anything is removed."""
-        return self.distill and self.teachers > 1 and self.final_epochs != 0
+        return self.is_taught and self.teachers > 1
 
     @property
     def gaining_rate(self) -> float:

@@ -76,7 +76,7 @@ class Origin:
         """
         if self.run is None:
             return
-        theirs, ours = (one.model_dump(exclude={"model"}) for one in (self.run.read_inputs(), inputs))
+        theirs, ours = (one.model_dump(exclude={"model", "unlabelled"}) for one in (self.run.read_inputs(), inputs))
         for name, digest in theirs.items():
             if ours[name] != digest:
                 raise AxformError(

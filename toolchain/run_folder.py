@@ -49,6 +49,7 @@ class RunInputs(_Record):
     report: str
     model: str
     """Fingerprint of the weights before any training."""
+    unlabelled: str | None = None
 
 
 class RoundRecord(_Record):

@@ -59,6 +59,12 @@ class Stages:
             self._like_reported(split, report, options.seed, progress, "judge") for split in (selection, acceptance)
         )
         lessons = self._like_reported(train, report, options.seed, progress, "teach the rounds", _FEWEST_LESSONS)
+        unlabelled = None
+        if data.unlabelled is not None:
+            unlabelled = encode(data.task, data.unlabelled, *how)
+            lessons = lessons.followed_by(
+                self._like_reported(unlabelled, report, options.seed, progress, "teach without labels", _FEWEST_LESSONS)
+            )
         splits = Splits(train, lessons, selection, acceptance, report)
         self._context = RunContext(options, run, data.task, splits, progress)
         self._origin = origin
@@ -70,6 +76,7 @@ class Stages:
             acceptance=splits.acceptance.digest(),
             report=splits.report.digest(),
             model=fingerprint(loaded.model),
+            unlabelled=None if unlabelled is None else unlabelled.digest(),
         )
         origin.check_inputs(self._inputs)
         origin.kept_round()  # a damaged one is told before anything is written
@@ -88,13 +95,13 @@ class Stages:
         split: EncodedSplit, report: EncodedSplit, seed: int, progress: Progress, what: str, fewest: int = 0
     ) -> EncodedSplit:
         """The rows that are as long as those of the reported split; all where that would leave fewer than ``fewest``, or
-        one label, which judges and teaches nothing.
+        one label of several, which judges and teaches nothing.
 
         Of the reported split nothing but lengths is used. Removing parts costs long inputs most, so short ones judge too
         mildly, and teach a model to do without for short ones.
         """
         chosen = as_long_as(split.lengths, report.lengths, seed)
-        if not fewest <= len(chosen) < len(split) or np.ptp(split.labels[chosen]) == 0:
+        if not fewest <= len(chosen) < len(split) or np.ptp(split.labels[chosen]) == 0 < np.ptp(split.labels):
             return split
         progress.message(
             f"rows that {what} have {np.median(split.lengths):.0f} tokens, those of the reported split "
