@@ -49,6 +49,8 @@ class Recipe:
     accuracy_rounds: int = 2
     """The first of them only learns."""
     learning_rate: float = 1e-4
+    recovering_rate: float = 3e-4
+    """Learning rate of the speed and size focus, which win back what a plan cost."""
     batch_size: int = 32
     """Of the accuracy focus and of the fine-tunings before it; the speed focus has the default."""
     teachers: int = 2
@@ -66,7 +68,7 @@ RECIPES = {
         baseline_epochs=2,
         final_epochs=6,
         speed_epochs=5,
-        rounds=2,
+        rounds=3,
         size_epochs=3,
         accuracy_rounds=1,
         batch_size=64,
@@ -74,10 +76,10 @@ RECIPES = {
     ),
     "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=4, size_epochs=3, accuracy_rounds=1),
     "mrpc": Recipe(
-        baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=1, size_epochs=5, teachers=1, confidence=0.8
+        baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=3, size_epochs=5, teachers=1, confidence=0.8
     ),
     "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=8, rounds=4, size_epochs=4),
-    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=2, size_epochs=4),
+    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=3, size_epochs=4),
     "rte": Recipe(
         baseline_epochs=4,
         final_epochs=8,
@@ -136,6 +138,7 @@ class Work:
             numbers["--baseline-epochs"] = recipe.baseline_epochs
             model = "minilm" if recipe.starts_from is None else str(self._finished(recipe.starts_from, focus).baseline)
         else:
+            numbers["--final-learning-rate"] = recipe.recovering_rate
             model = str(self._finished(task, FOCUSES[FOCUSES.index(focus) - 1]).path)
         options = [word for name, value in numbers.items() for word in (name, str(value))]
         words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]
