@@ -90,7 +90,7 @@ def codes_of(weights: np.ndarray, bits: int, group: int | None = None) -> Codes:
     size = min(group or inputs, inputs)
     starts = np.arange(0, inputs, size)
     largest = np.maximum.reduceat(np.abs(weights), starts, axis=1)
-    scales = np.where(largest > 0, largest / np.float32(largest_code(bits)), np.float32(1)).astype(np.float32)
+    scales = _scales(largest, largest_code(bits))
     repeated = np.repeat(scales, size, axis=1)[:, :inputs]
     limit = largest_code(bits)
     return Codes(np.clip(np.rint(weights / repeated), -limit, limit).astype(np.int8), scales, bits, size)
@@ -106,8 +106,14 @@ def product_codes_of(weights: np.ndarray) -> Codes:
     """
     pairs = _pairs(weights)
     largest = np.maximum(np.maximum(pairs, 0).sum(-1), np.maximum(-pairs, 0).sum(-1)).max(1, initial=0, keepdims=True)
-    scales = np.where(largest > 0, largest / np.float32(_LARGEST_PAIR - 1), np.float32(1)).astype(np.float32)
+    scales = _scales(largest, _LARGEST_PAIR - 1)
     return Codes(np.rint(weights / scales).astype(np.int8), scales, 8, weights.shape[1])
+
+
+def _scales(largest: np.ndarray, limit: int) -> np.ndarray:
+    """float32; 1 where all is zero, or so near to it that a scale would not have all of its bits."""
+    scales = (largest / np.float32(limit)).astype(np.float32)
+    return np.where(scales >= np.finfo(np.float32).smallest_normal, scales, np.float32(1))
 
 
 def fits_16_bits(codes: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from axform.core.metrics import Measurement
 from axform.core.plan import ApproximationPlan, Bits, ModelIdentity, Segment
-from axform.core.quantization import codes_of, packed
+from axform.core.quantization import codes_of, packed, product_codes_of
 from axform.core.targets import Target
 from axform.toolchain.apply import apply_plan, layers_of
 from axform.toolchain.bits import Scheme, bits_search, schemes
@@ -69,6 +69,15 @@ def test_codes_times_scales_are_the_nearest_values(count, group, shape, seed):
     assert np.abs(codes.values).max() <= 2 ** (count - 1) - 1
     assert np.array_equal(in_bits(torch.from_numpy(weights), count, group).numpy(), codes.decoded())
     assert packed(codes.values, count).tolist() == pack_bits(codes.values, count).tolist()
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1.8e-43, 1e-40, 1e-38, 2e-36])
+def test_weights_too_small_for_a_scale_of_their_own_are_zero_and_not_nan(largest):
+    weights = np.array([[largest, -largest, 0.0, largest], [1.0, -0.5, 0.0, 0.25]], np.float32)
+    for codes in (codes_of(weights, 8), product_codes_of(weights)):
+        assert np.isfinite(codes.decoded()).all() and (codes.scales > 0).all()
+        assert np.abs(codes.decoded()[0]).max() <= 1.001 * largest and codes.decoded()[1].any()
+    assert np.array_equal(in_bits(torch.from_numpy(weights), 8).numpy(), codes_of(weights, 8).decoded())
 
 
 def test_neighbours_with_equal_bits_are_one_segment():

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from axform.core.plan import Bits
 from axform.core.targets import Target
+from axform.errors import AxformError
 from axform.exporters import cli as export_cli
 from axform.exporters.annotations import annotations_of
 from axform.exporters.export import export
@@ -16,7 +17,7 @@ from axform.runtime.bundle import Bundle
 from axform.runtime.parity import check_bundle
 from axform.toolchain import context, rounds, searches
 from axform.toolchain.optimize import optimize
-from axform.toolchain.options import OptimizeOptions
+from axform.toolchain.options import USED_BY, OptimizeOptions
 from axform.toolchain.run_folder import RunFolder
 from axform.toolchain.trials import SearchResult
 from support import run_command, save_tiny
@@ -124,6 +125,23 @@ def test_without_the_size_focus_no_round_is_nothing_to_do(tmp_path, capsys):
     assert code == 2 and "--rounds: Value error, 0 rounds leave nothing to do" in " ".join(captured.err.split())
     code, captured = run_command(capsys, *words[:-2], "--focus", "size", "--fewest-bits", 1)
     assert code == 2 and "--fewest-bits" in captured.err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", USED_BY)
+def test_an_option_of_another_focus_is_not_ignored(option, tmp_path):
+    other = {
+        "fewest_bits": 3,
+        "sign_matching": "off",
+        "selection": "count",
+        "ffn_groups": "contiguous",
+        "attention_groups": "any",
+    }
+    values = {option: other[option], "focus": "speed" if USED_BY[option] == "size" else "size"}
+    with pytest.raises(
+        AxformError, match=rf"--{option.replace('_', '-')} {other[option]}: only --focus {USED_BY[option]} "
+    ):
+        optimize(OptimizeOptions(model=str(tmp_path), task="sst2", **values), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_by_hand_gives_weights_their_bits(tmp_path, sentiment, capsys):

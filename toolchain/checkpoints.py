@@ -121,7 +121,9 @@ class Checkpoints:
 
     def _steps(self) -> Iterator[int]:
         for path in self._folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            yield int(path.name.rpartition("-")[2])
+            step = path.name.rpartition("-")[2]
+            if step.isdecimal():
+                yield int(step)
 
     def _checkpoint(self, step: int) -> Path:
         return self._folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"

@@ -31,8 +31,8 @@ def in_bits(weights: Tensor, bits: int, group: int | None = None) -> Tensor:
 def _rounded(weights: Tensor, bits: int) -> Tensor:
     """One scale for each row of the last dimension."""
     limit = largest_code(bits)
-    largest = weights.abs().amax(-1, keepdim=True)
-    scales = torch.where(largest > 0, largest / limit, torch.ones_like(largest))
+    scales = weights.abs().amax(-1, keepdim=True) / limit
+    scales = torch.where(scales >= torch.finfo(scales.dtype).smallest_normal, scales, torch.ones_like(scales))
     return (weights / scales).round().clamp(-limit, limit) * scales
 
 

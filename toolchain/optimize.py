@@ -11,7 +11,7 @@ from ..locks import locked
 from ..outputs import check_output_folder, holds_files, mark
 from .data import settle_task_data
 from .models import LoadedModel
-from .options import OptimizeOptions
+from .options import DEFAULTS, USED_BY, OptimizeOptions
 from .origin import Origin
 from .precision import computing_in_bf16, has_fast_bf16
 from .run_folder import RunFolder, RunRecord
@@ -53,7 +53,9 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
     continues = resume and target.is_started()
     before = None
     options = _settled(options, target.read_options() if continues else None)
-    if continues:
+    if not continues:
+        _check_used(options)
+    else:
         _check_same_options(target, options)
         if target.is_finished():
             before, missing = target.read_record(), target.missing()
@@ -123,6 +125,17 @@ def _check_same_options(run: RunFolder, options: OptimizeOptions) -> None:
             raise AxformError(
                 f"{run.path}: was started with {name} = {value!r}, now {now[name]!r}; "
                 "resume with the same options, or start again with --overwrite."
+            )
+
+
+def _check_used(options: OptimizeOptions) -> None:
+    """Refuse what would be ignored."""
+    for name, focus in USED_BY.items():
+        value = getattr(options, name)
+        if focus != options.focus and value != DEFAULTS[name]:
+            option = "--" + name.replace("_", "-")
+            raise AxformError(
+                f"{option} {value}: only --focus {focus} uses it, and this is --focus {options.focus}; leave it out."
             )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "DISTILLING_RATE",
     "FEWEST_STEPS",
     "RECOVER",
+    "USED_BY",
     "FineTuneOptions",
     "GroupShape",
     "OptimizeOptions",
@@ -212,3 +213,12 @@ def checked_options(**values: Any) -> OptimizeOptions:
 
 DEFAULTS: dict[str, Any] = {name: field.default for name, field in OptimizeOptions.model_fields.items()}
 """The default of each of `OptimizeOptions`, for the command line and the search."""
+
+USED_BY: dict[str, Focus] = {
+    "fewest_bits": "size",
+    "sign_matching": "speed",
+    "selection": "speed",
+    "ffn_groups": "speed",
+    "attention_groups": "speed",
+}
+"""Which focus an option is for; all of the others are for each."""
