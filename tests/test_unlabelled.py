@@ -51,7 +51,7 @@ def test_a_text_counts_once_and_not_where_it_says_what_a_judging_row_says(tmp_pa
     folder = texts(tmp_path / "more", [*other, other[0], *judging, part_of_one, f"it says that {judging[2]}", taught])
     data = load_task_data(task, data_dir, folder)
     assert data.unlabelled["text"].tolist() == [*other, taught]
-    assert any("7 of 13 texts without labels are used" in remark for remark in data.remarks)
+    assert any("7 of 13 rows without labels teach; the others" in remark for remark in data.remarks)
     for split in ("train", "selection", "acceptance", "report"):
         pd.testing.assert_frame_equal(getattr(data, split), getattr(before, split))
     values = data.unlabelled["label"].to_numpy()

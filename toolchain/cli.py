@@ -74,8 +74,7 @@ def optimize_command(
             "--unlabelled",
             "--unlabeled",
             help="Folder with unlabelled.* (of the same formats), more texts of the task's kind, e.g. of what a service was "
-            "asked: the unpruned model answers them, and the rounds learn from that. The fewer labelled rows there are, the "
-            "more it gains.",
+            "asked: the unpruned model answers them, and the rounds learn from that.",
             rich_help_panel=_DATA,
         ),
     ] = None,

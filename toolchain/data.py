@@ -152,10 +152,10 @@ def _read_unlabelled(task: Task, folder: Path, judging: Sequence[pd.DataFrame]) 
             f"{rows.source}: {len(rows.frame)} rows, all of which say the same as rows that judge; give other texts."
         )
     chosen[task.label_column] = np.float32("nan") if task.is_regression else UNLABELLED
-    remark = (
-        f"{rows.source}: {len(chosen)} of {len(rows.frame)} texts without labels are used, the others are there twice "
-    )
-    return chosen, remark + "or say the same as rows that judge"
+    remark = f"{rows.source}: {len(chosen)} of {len(rows.frame)} rows without labels teach"
+    if len(chosen) < len(rows.frame):
+        remark += "; the others are there twice, or say the same as rows that judge"
+    return chosen, remark
 
 
 @contextmanager

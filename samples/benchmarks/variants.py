@@ -19,7 +19,7 @@ latency ratios, bytes, and the time and memory that a fresh process needs to loa
 from __future__ import annotations
 
 import argparse
-import tempfile
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +31,13 @@ from axform.console import note, run_app
 from axform.core.intervals import Change, paired_change
 from axform.errors import AxformError
 from axform.exporters.export import export
-from axform.files import write_json, write_text
+from axform.files import write_folder, write_json, write_text
 from axform.outputs import holds_files
 from axform.runtime.bundle import Bundle
 from axform.runtime.check_data import CheckData
 from axform.runtime.footprint import Footprint, footprint
 from axform.runtime.latency import BENCH_SECONDS, machine_name, random_runner, ratio_interval, time_interleaved
-from axform.runtime.parity import check_bundle, run_split
+from axform.runtime.parity import ParityReport, check_bundle, run_split
 from axform.runtime.session import create_session
 
 SHAPES = ((1, 32), (1, 128), (8, 128))
@@ -85,16 +85,36 @@ def bundle_of(folder: Path, task: str, variant: str) -> Bundle:
     return Bundle(path)
 
 
-def int8_alone(baseline: Path, out: Path) -> None:
-    """ONNX Runtime's dynamic quantization, as its documentation calls it, of what it can quantize in this graph."""
+def change_of(bundle: Bundle) -> Change:
+    """Of the metric on the reported split, as the last check found it."""
+    task = ParityReport.model_validate(bundle.manifest.results["check"]).task
+    if task is None:
+        raise AxformError(f"{bundle.path}: its check has no metric; `axform check` measures it again.")
+    return Change(task.baseline, task.model, task.low, task.high, task.samples)
+
+
+def int8_alone(folder: Path, task: str, bundle: Bundle) -> tuple[Path, Change]:
+    """ONNX Runtime's dynamic quantization of the baseline, as its documentation calls it, of what it can quantize there."""
     from onnxruntime.quantization import quantize_dynamic
 
-    proto = onnx.load(baseline)
-    del proto.graph.value_info[:]
-    plain = out.with_suffix(".plain.onnx")
-    onnx.save(proto, plain)
-    quantize_dynamic(plain, out, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
-    plain.unlink()
+    path = folder / "variants" / f"{task}-int8-alone"
+    if not holds_files(path):
+        proto = onnx.load(bundle.baseline)
+        del proto.graph.value_info[:]
+        with write_folder(path) as staging:
+            onnx.save(proto, staging / "plain.onnx")
+            quantize_dynamic(
+                staging / "plain.onnx", staging / "model.onnx", op_types_to_quantize=["MatMul", "Gemm", "Gather"]
+            )
+            (staging / "plain.onnx").unlink()
+            split = CheckData.load(bundle.check_data).split
+            before, after = (
+                run_split(create_session(file, "cpu", 1, spinning=False), split, BATCH, lambda rows: None)
+                for file in (bundle.baseline, staging / "model.onnx")
+            )
+            change = paired_change(bundle.manifest.metric, before, after, split.labels, split.groups)
+            write_json(staging / "change.json", vars(change))
+    return path / "model.onnx", Change(**json.loads((path / "change.json").read_text()))
 
 
 def loading(file: Path) -> Footprint:
@@ -105,42 +125,43 @@ def loading(file: Path) -> Footprint:
     return Footprint(median(one.seconds for one in found), median(one.megabytes for one in found))
 
 
-def rows_of(folder: Path, task: str, seconds: float) -> list[Row]:
+def files_of(folder: Path, task: str) -> tuple[dict[str, Path], dict[str, Change], dict[str, Bundle]]:
+    """By the names of rows: all files, how each but the first changes the metric, and which are of bundles."""
     bundles = {variant: bundle_of(folder, task, variant) for variant in BUNDLES}
     first = bundles["speed"]
-    data, metric = CheckData.load(first.check_data), first.manifest.metric
-    with tempfile.TemporaryDirectory() as scratch:
-        quantized = Path(scratch) / "int8.onnx"
-        int8_alone(first.baseline, quantized)
-        files = {UNOPTIMIZED: first.baseline, INT8_ALONE: quantized}
-        files |= {variant: bundle.model for variant, bundle in bundles.items()}
-        sessions = {variant: create_session(file, "cpu", 1, spinning=False) for variant, file in files.items()}
-        answers = {
-            variant: run_split(session, data.split, BATCH, lambda rows: None) for variant, session in sessions.items()
-        }
-        times = {shape: timed(list(sessions.values()), shape, data, seconds) for shape in SHAPES}
-        rows = []
-        for number, (variant, file) in enumerate(files.items()):
-            change = paired_change(metric, answers[UNOPTIMIZED], answers[variant], data.split.labels, data.split.groups)
-            ratios = {}
-            for (batch, sequence), measured in times.items():
-                before, after = measured[0], measured[number]
-                value = float(np.median(before) / np.median(after))
-                ratios[f"({batch}, {sequence})"] = (value, *ratio_interval(before, after))
-            loaded = loading(file)
-            rows.append(
-                Row(
-                    task,
-                    variant,
-                    None if variant == UNOPTIMIZED else change,
-                    change.after,
-                    bundles[variant].manifest.results["check"]["passed"] if variant in bundles else None,
-                    ratios,
-                    file.stat().st_size,
-                    loaded.seconds,
-                    loaded.megabytes,
-                )
+    quantized, change = int8_alone(folder, task, first)
+    files = {UNOPTIMIZED: first.baseline, INT8_ALONE: quantized}
+    files |= {variant: bundle.model for variant, bundle in bundles.items()}
+    return files, {INT8_ALONE: change} | {variant: change_of(one) for variant, one in bundles.items()}, bundles
+
+
+def rows_of(folder: Path, task: str, seconds: float) -> list[Row]:
+    files, changes, bundles = files_of(folder, task)
+    data = CheckData.load(bundles["speed"].check_data)
+    sessions = [create_session(file, "cpu", 1, spinning=False) for file in files.values()]
+    times = {shape: timed(sessions, shape, data, seconds) for shape in SHAPES}
+    rows = []
+    for number, (variant, file) in enumerate(files.items()):
+        ratios = {}
+        for (batch, sequence), measured in times.items():
+            before, after = measured[0], measured[number]
+            value = float(np.median(before) / np.median(after))
+            ratios[f"({batch}, {sequence})"] = (value, *ratio_interval(before, after))
+        loaded = loading(file)
+        change = changes.get(variant)
+        rows.append(
+            Row(
+                task,
+                variant,
+                change,
+                changes[INT8_ALONE].before if change is None else change.after,
+                bundles[variant].manifest.results["check"]["passed"] if variant in bundles else None,
+                ratios,
+                file.stat().st_size,
+                loaded.seconds,
+                loaded.megabytes,
             )
+        )
     return rows
 
 
@@ -196,6 +217,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the --out folder of glue.py")
     parser.add_argument("--tasks", help="default: all that have a finished run of the size focus")
     parser.add_argument("--seconds", type=float, default=4 * BENCH_SECONDS, help="a shape (default: %(default)s)")
+    parser.add_argument("--prepare", action="store_true", help="only export and check, which may run beside other work")
     arguments = parser.parse_args()
     finished = sorted(path.parent.name for path in (arguments.folder / "runs").glob("*-size/run.json"))
     tasks = arguments.tasks.split(",") if arguments.tasks else [name.removesuffix("-size") for name in finished]
@@ -203,9 +225,14 @@ def main() -> None:
         raise AxformError(f"{arguments.folder}: no finished run of the size focus; glue.py --focus size makes them.")
     rows: list[Row] = []
     for task in tasks:
-        note(f"{task}: exporting, checking and timing")
+        note(f"{task}: exporting, checking{'' if arguments.prepare else ' and timing'}")
+        if arguments.prepare:
+            files_of(arguments.folder, task)
+            continue
         rows += rows_of(arguments.folder, task, arguments.seconds)
         write_json(arguments.folder / "variants.json", [vars(row) | {"change": _plain(row.change)} for row in rows])
+    if arguments.prepare:
+        return
     text = f"{machine_name()}, one thread\n\n{markdown(rows)}"
     write_text(arguments.folder / "variants.md", text)
     print(text, end="")
