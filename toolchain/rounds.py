@@ -2,7 +2,7 @@
 
 A round is judged on rows that no trial saw. One that is refused is kept in the run folder as well, but the next starts
 again where it started, with half the slack, until the slack is a quarter of the first. A search for what may go that finds
-nothing is made again with twice the slack, up to four times the first, unless as much was refused there.
+nothing is made again with twice the slack, up to sixteen times the first, unless as much was refused there.
 
 Where several teachers know more than the baseline, the first round removes nothing and learns from them: with the accuracy
 focus that is a gain which later rounds have to keep, with the others one that they may spend. A run that starts from another
@@ -41,7 +41,7 @@ _BITS_ROUNDS = 3
 """That give weights fewer bits, at most: the first mostly ends it, and a refused one is tried again with half the slack."""
 _SMALLEST_SLACK = 0.25
 """Share of the first slack with which a refused round is not tried again with less."""
-_LARGEST_SLACK = 4.0
+_LARGEST_SLACK = 16.0
 """Times the first slack that a search which found nothing may be made again with, at most."""
 
 _Look = Callable[[Start, int], SearchResult]
