@@ -237,7 +237,7 @@ def test_rounds_go_on_from_the_last_that_was_kept_and_back_off(small, tmp_path, 
     [
         (1.0, (), [0.25, 0.25, 0.5, 1.0, 1.0]),
         (0.5, ("round-2-training",), [0.25, 0.25, 0.5, 0.25]),
-        (9.0, (), [0.25, 0.25, 0.5, 1.0]),
+        (9.0, (), [0.25, 0.25, 0.5, 1.0, 2.0, 4.0]),
     ],
 )
 def test_a_search_that_finds_nothing_is_made_again_with_more(small, tmp_path, monkeypatch, needed, refused, asked):
