@@ -6,9 +6,11 @@ import json
 import math
 
 import pytest
+from axform.core.costs import file_flops
 from axform.core.metrics import Measurement
 from axform.core.plan import ApproximationPlan, ModelIdentity
 from axform.errors import AxformError
+from axform.toolchain.elements import block_costs, build_queue
 from axform.toolchain.journal import Journal
 from axform.toolchain.search import SearchOptions, search
 from axform.toolchain.significance import Hopeless, Significance, Thresholds, Verdict
@@ -126,6 +128,31 @@ def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
     assert removed == ["layer.1.ffn.group.0"]
     _, removed, _ = run(tmp_path, factors, ffn_groups="any", name="c.jsonl")
     assert removed == ["layer.1.ffn.group.0", "layer.1.ffn.group.2"]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.6, 1.0])
+def test_a_search_that_nothing_stops_removes_a_share_and_fills_it_with_small_parts(tmp_path, share):
+    """All is free here: what may go goes, coarse parts first, and no more than that."""
+
+    class Free(KnownLosses):
+        def measure_trial(self, plan, hopeless_above=math.inf):
+            return Measurement(1.0, 0.9)
+
+    evaluator = Free({})
+    result = search(evaluator, SearchOptions(focus="speed", most_removed=share), Journal(tmp_path / "trials.jsonl", {}))
+    before, after = (file_flops(plan, SearchOptions(focus="speed").sequence) for plan in (Free({}).plan, result.plan))
+    assert after >= (1 - share) * before
+    shape = result.plan.model.shape
+    smaller = (
+        result.plan.without(element)
+        for element in build_queue(shape, 8, block_costs(shape, "speed", 128))
+        if not result.plan.removes(element)
+    )
+    assert all(
+        plan is None or file_flops(plan, SearchOptions(focus="speed").sequence) < (1 - share) * before
+        for plan in smaller
+    )
+    assert share < 1 or not after
 
 
 def test_what_costs_a_file_nothing_stays_where_a_fine_tuning_follows(tmp_path):

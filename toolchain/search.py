@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.costs import block_flops, layer_flops, layer_widths
+from ..core.costs import block_flops, file_flops, layer_flops, layer_widths
 from ..core.plan import ApproximationPlan, Focus, Selection, SignMatching
 from ..core.targets import BlockKind, Target
 from ..core.tasks import Task
@@ -48,6 +48,8 @@ class SearchOptions:
     selection: Selection = DEFAULTS["selection"]
     ffn_groups: GroupShape = DEFAULTS["ffn_groups"]
     attention_groups: GroupShape = DEFAULTS["attention_groups"]
+    most_removed: float = 1.0
+    """Share of the start's FLOPs in an exported file that may go."""
 
     def trials(
         self, evaluator: Evaluator, journal: Journal, on_trial: Callable[[SearchProgress], None] | None
@@ -87,6 +89,7 @@ class _Search:
         self._queue = [element for element in queue if not trials.plan.removes(element)]
         self._total = len(self._queue)
         self._approximable: list[Target] = []
+        self._fewest_flops = (1 - options.most_removed) * file_flops(trials.plan, options.sequence)
 
     def run(self) -> SearchResult:
         while self._queue:
@@ -96,7 +99,7 @@ class _Search:
             candidate = self._trials.plan.without(element)
             if candidate is None:
                 self._ask_again(element.parent)
-            else:
+            elif self._may_go(candidate):
                 self._settle(element, candidate)
         for element in self._approximable:
             if not self._trials.plan.removes(element):  # once its heads were gone, the block may have gone after them
@@ -111,6 +114,9 @@ class _Search:
         on_all_tokens = block_flops(list(layer_widths(plan))[element.layer], sequence)
         in_a_file = layer_flops(plan, sequence)[element.layer]
         return in_a_file[place] >= _WORTH * on_all_tokens[place]
+
+    def _may_go(self, candidate: ApproximationPlan) -> bool:
+        return file_flops(candidate, self._options.sequence) >= self._fewest_flops
 
     def _settle(self, element: Target, candidate: ApproximationPlan) -> None:
         record = self._trials.run(element, "prune", candidate)
@@ -131,6 +137,8 @@ class _Search:
         """The last head or group of a block cannot go by itself; with the others gone, the block may be needed no more."""
         candidate = self._trials.plan.without(block)
         assert candidate is not None
+        if not self._may_go(candidate):
+            return
         record = self._trials.run(block, "prune", candidate)
         if record.verdict is Verdict.PRUNE:
             self._trials.accept(candidate, record.measurement)

@@ -30,6 +30,9 @@ __all__ = ["Searches", "Start"]
 _METRIC_SLACK = 0.25
 """Share of the slack by which the metric may fall, too: a model with a loss near chance loses its metric long before its
 loss tells."""
+_MOST_AT_ONCE = 0.25
+"""Share of the FLOPs that one search removes at most with more than the first slack: what may be lost then is most of what
+the model knows, and a loss near chance no longer tells what a fine-tuning can win back."""
 _LONG_SEQUENCE = 128
 """From this many tokens on, sign matching is tried by default: below, full attention is a small share of the time."""
 
@@ -78,7 +81,7 @@ class Searches:
             number,
             "searching",
             self._journal(start, number, "trials"),
-            {},
+            {} if options.most_removed == 1.0 else {"most removed": options.most_removed},
             lambda evaluator, journal: search(evaluator, options, journal, self._report_trial),
         )
 
@@ -135,6 +138,7 @@ class Searches:
             selection=self._options.selection,
             ffn_groups=self._options.ffn_groups,
             attention_groups=self._options.attention_groups,
+            most_removed=_MOST_AT_ONCE if slack > self._options.first_slack else 1.0,
         )
 
     def _searched(
@@ -143,7 +147,7 @@ class Searches:
         number: int,
         stage: str,
         path: Path,
-        settings: dict[str, int],
+        settings: dict[str, float],
         run: Callable[[Evaluator, Journal], SearchResult],
     ) -> SearchResult:
         """A search from the start, with a journal that continues only what was the same."""
