@@ -130,6 +130,16 @@ def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
     assert removed == ["layer.1.ffn.group.0", "layer.1.ffn.group.2"]
 
 
+@pytest.mark.parametrize(
+    ("focus", "slack", "goes_inside"), [("speed", 0.25, True), ("size", 0.25, True), ("speed", 0.0, False)]
+)
+def test_what_lies_in_a_retained_block_is_tried_where_a_fine_tuning_follows(tmp_path, focus, slack, goes_inside):
+    inside = {"layer.1.ffn.group.1": 1.001, "layer.0.attn.head.1": 1.002}
+    factors = {"layer.1.ffn": 1.4, "layer.0.attn": 1.5, **inside}
+    _, removed, _ = run(tmp_path, factors, focus=focus, thresholds=Thresholds(slack=slack))
+    assert set(removed) == (set(inside) if goes_inside else set())
+
+
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.6, 1.0])
 def test_a_search_that_nothing_stops_removes_a_share_and_fills_it_with_small_parts(tmp_path, share):
     """All is free here: what may go goes, coarse parts first, and no more than that."""
