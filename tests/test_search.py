@@ -134,8 +134,8 @@ def test_greedy_shrinking_keeps_a_contiguous_range(tmp_path):
     ("focus", "slack", "goes_inside"), [("speed", 0.25, True), ("size", 0.25, True), ("speed", 0.0, False)]
 )
 def test_what_lies_in_a_retained_block_is_tried_where_a_fine_tuning_follows(tmp_path, focus, slack, goes_inside):
-    inside = {"layer.1.ffn.group.1": 1.001, "layer.0.attn.head.1": 1.002}
-    factors = {"layer.1.ffn": 1.4, "layer.0.attn": 1.5, **inside}
+    inside = {"layer.0.ffn.group.1": 1.001, "layer.0.attn.head.1": 1.002}
+    factors = {"layer.0.ffn": 1.4, "layer.0.attn": 1.5, **inside}
     _, removed, _ = run(tmp_path, factors, focus=focus, thresholds=Thresholds(slack=slack))
     assert set(removed) == (set(inside) if goes_inside else set())
 
