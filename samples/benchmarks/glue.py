@@ -74,7 +74,7 @@ RECIPES = {
         batch_size=64,
         teachers=3,
     ),
-    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=5, size_epochs=3, accuracy_rounds=1),
+    "qnli": Recipe(baseline_epochs=2, final_epochs=3, speed_epochs=5, rounds=4, size_epochs=3, accuracy_rounds=1),
     "mrpc": Recipe(
         baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=1, size_epochs=5, teachers=1, confidence=0.8
     ),

@@ -73,9 +73,11 @@ class Row:
 
 
 def bundle_of(folder: Path, task: str, variant: str) -> Bundle:
-    """Exported and checked, unless it is there."""
+    """Exported and checked, unless it is there; a run as it is was exported by glue.py."""
     focus, step, precision = BUNDLES[variant]
     path = folder / "variants" / f"{task}-{variant.replace(', ', '-').replace(' ', '-')}"
+    if (step, precision) == (None, "float32"):
+        path = folder / "bundles" / f"{task}-{focus}"
     if not holds_files(path):
         path.parent.mkdir(exist_ok=True)
         export(folder / "runs" / f"{task}-{focus}", path, step=step, precision=precision)
