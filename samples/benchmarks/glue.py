@@ -79,7 +79,7 @@ RECIPES = {
         baseline_epochs=4, final_epochs=4, speed_epochs=10, rounds=1, size_epochs=5, teachers=1, confidence=0.8
     ),
     "stsb": Recipe(baseline_epochs=4, final_epochs=4, speed_epochs=8, rounds=4, size_epochs=4),
-    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=3, size_epochs=4),
+    "cola": Recipe(baseline_epochs=5, final_epochs=4, speed_epochs=6, rounds=2, size_epochs=4),
     "rte": Recipe(
         baseline_epochs=4,
         final_epochs=8,
