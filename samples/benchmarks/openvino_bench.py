@@ -135,6 +135,9 @@ class OpenVinoSession:
         self._request = compiled.create_infer_request()
         self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
+    def get_providers(self) -> list[str]:
+        return ["OpenVINOExecutionProvider"]
+
     def get_inputs(self) -> list[_Port]:
         return self._inputs
 
