@@ -86,7 +86,7 @@ def test_labels_of_texts_without_labels_are_not_read(tmp_path):
 def test_texts_that_cannot_teach(tmp_path, make, message):
     data_dir, folder = labelled(tmp_path / "data", [0, 1] * 20), make(tmp_path / "more")
     task = with_columns(CLASSIFICATION, ["text", "label"], "test")
-    with pytest.raises(AxformError, match=r"(?s).*") as error:
+    with pytest.raises(AxformError) as error:
         load_task_data(task, data_dir, folder)
     assert message in str(error.value) and str(tmp_path / "more") in str(error.value)
 

@@ -53,15 +53,15 @@ def _optimize(options: OptimizeOptions, run: RunFolder, resume: bool, progress: 
     continues = resume and target.is_started()
     before = None
     options = _settled(options, target.read_options() if continues else None)
-    if not continues:
-        _check_used(options)
-    else:
+    if continues:
         _check_same_options(target, options)
         if target.is_finished():
             before, missing = target.read_record(), target.missing()
             if missing is None:
                 return _put_in_place(target, run)
             progress.message(f"{missing}; it is made again")
+    else:
+        _check_used(options)
     origin = Origin.of(options)
     data = settle_task_data(options)
     for remark in data.remarks:

@@ -50,6 +50,7 @@ class RunInputs(_Record):
     model: str
     """Fingerprint of the weights before any training."""
     unlabelled: str | None = None
+    """None = no texts without labels."""
 
 
 class RoundRecord(_Record):

@@ -19,14 +19,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from axform.console import note, run_app
-from axform.core.tasks import task_named
 from axform.errors import AxformError
-from axform.files import write_folder, write_text
+from axform.files import write_text
 from axform.outputs import holds_files
 from axform.runtime.bundle import Bundle
-from axform.toolchain.data import load_task_data
 from axform.toolchain.run_folder import RunFolder
 
 FOCUSES = ("accuracy", "speed", "size")
@@ -57,8 +54,6 @@ class Recipe:
     """Fine-tunings that teach; one where the mean of several knows no more than the first."""
     starts_from: str | None = None
     """Another task, whose fine-tuned baseline learns this one; None = MiniLM."""
-    unlabelled: int = 0
-    """Texts of other tasks, without their labels, that teach as well."""
     confidence: float | None = None
     """Where rounds that just keep the bound are mostly lucky: the end of the change's interval has to keep it."""
 
@@ -130,8 +125,6 @@ class Work:
             "--batch-size": recipe.batch_size if is_first else Recipe.batch_size,
             "--threads": 1,
         }
-        if recipe.unlabelled:
-            data += ["--unlabelled", str(self._unlabelled(task, recipe.unlabelled))]
         if recipe.confidence is not None:
             numbers["--confidence"] = recipe.confidence
         if is_first:
@@ -143,24 +136,6 @@ class Work:
         options = [word for name, value in numbers.items() for word in (name, str(value))]
         words = ["optimize", model, "--task", f"glue/{task}", *data, "--focus", focus, *options]
         self._axform(f"{task}-{focus}", *words, "--out", str(run.path), *(["--resume"] if run.is_started() else []))
-
-    def _unlabelled(self, task: str, count: int) -> Path:
-        """A folder with so many texts of the other tasks, drawn at random: pairs for a task of pairs, else single texts."""
-        folder = self._folder / "unlabelled" / task
-        if holds_files(folder):
-            return folder
-        read = {one: load_task_data(task_named(one), self._data and self._data / one) for one in RECIPES}
-        columns, parts = read.pop(task).task.text_columns, []
-        for data in read.values():
-            texts = [data.train[column] for column in data.task.text_columns]
-            if len(texts) == len(columns):
-                parts.append(pd.DataFrame(dict(zip(columns, texts, strict=True))))
-            elif len(columns) == 1:
-                parts.append(pd.DataFrame({columns[0]: pd.concat(texts)}))
-        drawn = pd.concat(parts, ignore_index=True).drop_duplicates()
-        with write_folder(folder) as staging:
-            drawn.sample(n=min(count, len(drawn)), random_state=0).to_parquet(staging / "unlabelled.parquet")
-        return folder
 
     def _finished(self, task: str, focus: str) -> RunFolder:
         run = self.run(task, focus)
